@@ -1,0 +1,1 @@
+"""Kernels of the engine: `ops` is the interface, `reference` the truth and the CPU path."""
