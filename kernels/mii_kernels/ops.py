@@ -4,9 +4,6 @@ Each function checks shapes, then runs the CUDA kernel when its tensors are on a
 the torch reference. Shapes are in brackets; `out` dtypes equal the input's unless said otherwise.
 """
 
-from torch import Tensor
-
-from mii_kernels import reference
 from mii_kernels.batch import RaggedBatch
 
 __all__ = ["RaggedBatch"]

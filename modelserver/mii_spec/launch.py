@@ -1,0 +1,147 @@
+"""The command lines of the model server and the gateway, in both directions.
+
+    spec ─> ServerArgs ─to_argv─> ["org/model", "--…"] ─in a container or a process─> parse ─> ServerArgs
+
+One dataclass is the only place where an option's name, type, default and help stand; the manifests, `mii up`
+and the programs themselves all go through it, so they cannot drift apart.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def option(default: Any, text: str, **metadata: Any) -> Any:
+    """A dataclass field that is also a command-line option."""
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerArgs:
+    """`mii serve`: one model server, which owns one engine."""
+
+    model: str = field(metadata={"help": "Hugging Face id, directory, .gguf file or URL", "positional": True})
+    revision: str = option("main", "branch, tag or commit of a Hugging Face model")
+    tokenizer: str | None = option(
+        None, "Hugging Face id or directory of the tokenizer; default: the model's"
+    )
+    served_model_name: str | None = option(None, "name in the OpenAI API; default: the model as given")
+    deployment_name: str | None = option(
+        None, "name in POST /mii/NAME; default: NAME-mii-deployment of the model"
+    )
+    host: str = option("127.0.0.1", "address to listen on")
+    port: int = option(8000, "HTTP port")
+    grpc_port: int = option(50050, "gRPC port")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    dtype: str = option("auto", "weights and activations", choices=("auto", "float32", "bfloat16", "float16"))
+    max_model_len: int | None = option(None, "tokens of prompt and output together; default: the model's")
+    token_budget: int | None = option(None, "tokens per forward; default: by device")
+    max_running: int = option(256, "sequences that run at once")
+    kv_memory_fraction: float = option(0.9, "share of the free device memory for the KV cache")
+    kv_blocks: int | None = option(None, "KV blocks of 64 tokens; overrides the fraction")
+    prefix_cache: bool = option(True, "reuse KV blocks of equal prompt prefixes")
+    overlap: bool | None = option(None, "schedule a step ahead; default: by device")
+    random_weights: bool = option(False, "random weights (benchmarks): only config and tokenizer are read")
+    tensor_parallel: int = option(1, "GPUs that share one model")
+    quantization: str = option("none", "weights at load", choices=("none",))
+    cpu_threads: int | None = option(None, "threads of the CPU backend; default: all cores")
+    heartbeat_timeout: float = option(60.0, "seconds a step may take before the engine counts as stalled")
+    drain_timeout: float = option(120.0, "seconds that running requests get after SIGTERM")
+    max_body_bytes: int = option(16 * 1024 * 1024, "largest HTTP request body")
+    owner_token_file: str | None = option(None, "file with the token that gRPC Terminate must present")
+    log_level: str = option("info", "verbosity", choices=("debug", "info", "warning", "error"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayArgs:
+    """`mii-gateway`: the one address in front of the replicas."""
+
+    deployment_name: str = field(metadata={"help": "name in POST /mii/NAME"})
+    host: str = option("127.0.0.1", "address to listen on")
+    port: int = option(8000, "HTTP port")
+    grpc_port: int = option(50050, "gRPC port")
+    probe_port: int = option(8081, "port of the gateway's own /health/live, /health/ready and /metrics")
+    replica: tuple[str, ...] = option((), "a replica as HTTP_HOST:PORT/GRPC_PORT; give it once per replica")
+    queue_max_requests: int = option(512, "requests that may wait for a replica; more get 429")
+    queue_timeout: float = option(60.0, "seconds that a request may wait for a replica")
+    connect_timeout: float = option(2.0, "seconds to connect to a replica")
+    idle_timeout: float = option(300.0, "seconds without a byte from a replica before a request is given up")
+    health_interval: float = option(0.5, "seconds between health checks of a replica")
+    drain_timeout: float = option(120.0, "seconds that running requests get after SIGTERM")
+    max_body_bytes: int = option(16 * 1024 * 1024, "largest HTTP request body")
+    owner_token_file: str | None = option(None, "file with the token that gRPC Terminate must present")
+    log_level: str = option("info", "verbosity", choices=("debug", "info", "warning", "error"))
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def to_argv(args: Any) -> list[str]:
+    """Options that differ from their defaults, in declaration order; a required one always."""
+    argv: list[str] = []
+    for spec in fields(args):
+        value = getattr(args, spec.name)
+        if value == spec.default:
+            continue
+        if spec.metadata.get("positional"):
+            argv.append(value)
+        elif isinstance(value, bool):
+            argv.append(flag(spec.name) if value else flag("no_" + spec.name))
+        elif isinstance(value, tuple):
+            argv += [f"{flag(spec.name)}={item}" for item in value]
+        else:
+            argv.append(f"{flag(spec.name)}={value}")
+    return argv
+
+
+def add_arguments(parser: argparse.ArgumentParser, cls: type) -> None:
+    """Adds an option per field of `cls`."""
+    hints = get_type_hints(cls)
+    for spec in fields(cls):
+        if spec.metadata.get("positional"):
+            parser.add_argument(spec.name, help=spec.metadata["help"])
+        else:
+            parser.add_argument(flag(spec.name), **_keywords(spec, hints[spec.name]))
+
+
+def parse(cls: type[T], argv: Sequence[str]) -> T:
+    """The inverse of to_argv; exits with argparse's usual message on a bad command line."""
+    parser = argparse.ArgumentParser(description=cls.__doc__, allow_abbrev=False)
+    add_arguments(parser, cls)
+    return from_namespace(cls, parser.parse_args(argv))
+
+
+def from_namespace(cls: type[T], namespace: argparse.Namespace) -> T:
+    values = {spec.name: getattr(namespace, spec.name) for spec in fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def _keywords(spec: Field[Any], hint: Any) -> dict[str, Any]:
+    kind = _scalar(hint)
+    required = spec.default is MISSING
+    default = None if required else spec.default
+    text = spec.metadata["help"].replace("%", "%%")
+    if not required and default not in (None, ()) and "default" not in text:
+        text += f" (default: {default})"
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction, "default": default, "help": text}
+    if get_origin(hint) is tuple:
+        return {"action": "append", "default": [], "help": text}
+    return {
+        "type": kind,
+        "default": default,
+        "required": required,
+        "choices": spec.metadata.get("choices"),
+        "help": text,
+    }
+
+
+def _scalar(hint: Any) -> Any:
+    if isinstance(hint, UnionType):
+        return next(arg for arg in get_args(hint) if arg is not type(None))
+    return hint
