@@ -12,7 +12,7 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the next token is chosen and when a request ends, on token level. Validated at the server's edge."""
+    """How the next token is chosen and when a request ends, on token level. Validated at the edge."""
 
     max_tokens: int  # new tokens at most; 0 is allowed (score the prompt only)
     min_tokens: int = 0  # EOS and stop tokens are masked until this many new tokens exist
@@ -109,7 +109,7 @@ class GenerateParams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Output(msgspec.Struct, kw_only=True):
-    """One chunk of a generation as the server sees it. `text` and `token_ids` are new since the last chunk."""
+    """One chunk of a generation as the server sees it: `text` and `token_ids` are new since the last one."""
 
     text: str
     token_ids: list[int]
