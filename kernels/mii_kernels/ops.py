@@ -1,9 +1,132 @@
 """The operations of the model, as the engine calls them.
 
-Each function checks shapes, then runs the CUDA kernel when its tensors are on a GPU and one is built, else
-the torch reference. Shapes are in brackets; `out` dtypes equal the input's unless said otherwise.
+Each function checks shapes, then runs the backend of its tensors. Shapes are in brackets; results have the
+dtype of the input unless said otherwise. D is head_dim, H query heads, K KV heads, and the KV cache of a
+layer is one tensor for K and one for V, [blocks, K, block_size, D] each, so that the tile of one (block,
+head) is contiguous.
 """
 
-from mii_kernels.batch import RaggedBatch
+from torch import Tensor
 
-__all__ = ["RaggedBatch"]
+from mii_kernels import reference
+from mii_kernels.batch import RaggedBatch
+from mii_kernels.reference.activations import ACTIVATIONS
+
+__all__ = [
+    "RaggedBatch",
+    "activate",
+    "activate_and_mul",
+    "layer_norm",
+    "linear",
+    "moe_experts",
+    "moe_gate",
+    "pack_weight",
+    "paged_attention",
+    "rms_norm",
+    "rope_and_store_kv",
+]
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    """Puts a [out, in] weight into the layout that `linear` is fastest with here; the plain one still works."""
+    return reference.pack(weight) if reference.can_pack(weight) else weight
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [tokens, in], weight [out, in] (plain or from `pack_weight`), bias [out] -> [tokens, out]."""
+    _check(x.dim() == 2 and x.shape[1] == weight.shape[1], "linear", x=x, weight=weight)
+    return reference.linear(x, weight, bias)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """x, residual [..., n], weight [n] -> (norm(x + residual) * weight, x + residual)."""
+    _check(weight.shape == x.shape[-1:], "rms_norm", x=x, weight=weight)
+    return reference.rms_norm(x, weight, eps, residual)
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, residual: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """x, residual [..., n], weight, bias [n] -> (norm(x + residual) * weight + bias, x + residual)."""
+    _check(weight.shape == x.shape[-1:], "layer_norm", x=x, weight=weight)
+    return reference.layer_norm(x, weight, bias, eps, residual)
+
+
+def rope_and_store_kv(
+    qkv: Tensor,
+    cos_sin: Tensor | None,
+    batch: RaggedBatch,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    *,
+    num_heads: int,
+    interleaved: bool = False,
+) -> Tensor:
+    """Rotates Q and K in place and writes K and V into the batch's slots; returns the view of Q.
+
+    qkv [tokens, H + 2 K, D]: query heads, key heads, value heads of each token.
+    cos_sin [positions, rotary_dim] float32: cosines, then sines, of the rotary_dim / 2 angles of a position;
+        rotary_dim <= D (the rest passes through); None where positions are not rotary.
+    interleaved: pairs are (0, 1), (2, 3)… (GPT-J) instead of (0, half), (1, half + 1)… (NeoX, Llama).
+    Returns Q [tokens, H, D].
+    """
+    _check(qkv.dim() == 3 and qkv.shape[1] == num_heads + 2 * k_cache.shape[1], "rope_and_store_kv", qkv=qkv)
+    _check(
+        k_cache.shape == v_cache.shape and k_cache.shape[3] == qkv.shape[2], "rope_and_store_kv", k=k_cache
+    )
+    return reference.rope_and_store_kv(qkv, cos_sin, batch, k_cache, v_cache, num_heads, interleaved)
+
+
+def paged_attention(
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    batch: RaggedBatch,
+    *,
+    scale: float,
+    window: int | None = None,
+) -> Tensor:
+    """Causal attention of each token to its own sequence's context, which is in the cache, its own K and V too.
+
+    query [tokens, H, D]; H is a multiple of K. window: a token sees itself and the window - 1 before it.
+    Returns [tokens, H, D].
+    """
+    _check(query.dim() == 3 and query.shape[0] == batch.num_tokens, "paged_attention", query=query)
+    _check(query.shape[1] % k_cache.shape[1] == 0, "paged_attention", query=query, k_cache=k_cache)
+    return reference.paged_attention(query, k_cache, v_cache, batch, scale, window)
+
+
+def activate(x: Tensor, kind: str) -> Tensor:
+    """Elementwise; kind is one of ACTIVATIONS: silu, gelu, gelu_tanh, relu."""
+    _check(kind in ACTIVATIONS, f"activate {kind!r}", x=x)
+    return reference.activate(x, kind)
+
+
+def activate_and_mul(gate_up: Tensor, kind: str) -> Tensor:
+    """gate_up [tokens, 2 n] -> activate(first half) * second half, [tokens, n]."""
+    _check(kind in ACTIVATIONS and gate_up.shape[-1] % 2 == 0, f"activate_and_mul {kind!r}", gate_up=gate_up)
+    return reference.activate_and_mul(gate_up, kind)
+
+
+def moe_gate(logits: Tensor, per_token: int, *, renormalise: bool) -> tuple[Tensor, Tensor]:
+    """Router logits [tokens, experts] -> weights float32 and expert numbers int64, [tokens, per_token] each."""
+    _check(0 < per_token <= logits.shape[-1], f"moe_gate per_token={per_token}", logits=logits)
+    return reference.moe_gate(logits, per_token, renormalise)
+
+
+def moe_experts(
+    x: Tensor, weights: Tensor, experts: Tensor, gate_up: list[Tensor], down: list[Tensor], kind: str
+) -> Tensor:
+    """Each token through its gated experts, weighted and summed.
+
+    x [tokens, n]; weights, experts [tokens, per_token] from `moe_gate`; per expert gate_up [2 m, n] and
+    down [n, m], plain or packed. Returns [tokens, n].
+    """
+    _check(weights.shape == experts.shape and len(gate_up) == len(down), "moe_experts", weights=weights)
+    return reference.moe_experts(x, weights, experts, gate_up, down, kind)
+
+
+def _check(condition: bool, op: str, **tensors: Tensor) -> None:
+    if not condition:
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
+        raise ValueError(f"{op}: shapes do not fit: {shapes}")

@@ -1,0 +1,22 @@
+"""The operations in torch: the truth that kernels are tested against, and the CPU's path."""
+
+from mii_kernels.reference.activations import activate, activate_and_mul
+from mii_kernels.reference.attention import paged_attention
+from mii_kernels.reference.linear import can_pack, linear, pack
+from mii_kernels.reference.moe import moe_experts, moe_gate
+from mii_kernels.reference.norms import layer_norm, rms_norm
+from mii_kernels.reference.rotary import rope_and_store_kv
+
+__all__ = [
+    "activate",
+    "activate_and_mul",
+    "can_pack",
+    "layer_norm",
+    "linear",
+    "moe_experts",
+    "moe_gate",
+    "pack",
+    "paged_attention",
+    "rms_norm",
+    "rope_and_store_kv",
+]
