@@ -1,0 +1,73 @@
+"""What sizing must know of a model, read from its config.json."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """Sizes of a decoder. `parameter_bytes` are all weights in `dtype_bytes` per element, before any split."""
+
+    heads: int
+    kv_heads: int
+    layers: int
+    head_dim: int
+    hidden: int
+    parameter_bytes: int
+    max_position: int  # tokens of prompt and output that the model was made for
+    dtype_bytes: int = 2  # bytes per weight and per KV element
+
+    def cast(self, dtype: str) -> "ModelFacts":
+        """The same model loaded as `dtype`; "auto" is as it is stored."""
+        if dtype == "auto":
+            return self
+        size = DTYPE_BYTES[dtype]
+        return replace(
+            self, parameter_bytes=self.parameter_bytes * size // self.dtype_bytes, dtype_bytes=size
+        )
+
+
+def from_config(config: Mapping[str, Any], parameter_bytes: int) -> ModelFacts:
+    """Facts from a Hugging Face config.json of the Llama, Mistral, Mixtral, Qwen, Falcon, Phi or OPT families.
+
+    `parameter_bytes` is the checkpoint's size, as in model.safetensors.index.json's metadata.total_size.
+    Raises ValueError naming the key that is missing or not an integer.
+    """
+    heads = _integer(config, "num_attention_heads", "n_head")
+    hidden = _integer(config, "hidden_size", "n_embd", "n_embed")
+    dtype = config.get("torch_dtype") or config.get("dtype") or "float16"
+    return ModelFacts(
+        heads=heads,
+        kv_heads=_kv_heads(config, heads),
+        layers=_integer(config, "num_hidden_layers", "n_layer"),
+        head_dim=_integer(config, "head_dim", "kv_channels", default=hidden // heads),
+        hidden=hidden,
+        parameter_bytes=parameter_bytes,
+        max_position=_integer(config, "max_position_embeddings", "n_positions", "seq_length", default=2048),
+        dtype_bytes=DTYPE_BYTES.get(str(dtype).removeprefix("torch."), 2),
+    )
+
+
+def _kv_heads(config: Mapping[str, Any], heads: int) -> int:
+    """Falcon's first architecture says `multi_query`; it ignores num_kv_heads, which its 7B config also has."""
+    if config.get("model_type") in ("falcon", "RefinedWeb", "RefinedWebModel"):
+        if not config.get("new_decoder_architecture", config.get("model_type") == "RefinedWeb"):
+            return 1 if config.get("multi_query", True) else heads
+    return _integer(config, "num_key_value_heads", "num_kv_heads", "n_head_kv", default=heads)
+
+
+def _integer(config: Mapping[str, Any], *keys: str, default: int | None = None) -> int:
+    """The first of `keys` that is set. Families disagree on names, not on meanings."""
+    for key in keys:
+        value = config.get(key)
+        if value is None:
+            continue
+        if type(value) is not int or value <= 0:
+            raise ValueError(f"config.json: {key} must be a positive integer, got {value!r}")
+        return value
+    if default is None:
+        raise ValueError(f"config.json: {' or '.join(keys)} is missing")
+    return default
