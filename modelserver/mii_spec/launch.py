@@ -45,6 +45,7 @@ class ServerArgs:
     kv_blocks: int | None = option(None, "KV blocks of 64 tokens; overrides the fraction")
     prefix_cache: bool = option(True, "reuse KV blocks of equal prompt prefixes")
     overlap: bool | None = option(None, "schedule a step ahead; default: by device")
+    prepack_weights: bool = option(True, "copy weights into the layout that the CPU multiplies fastest")
     random_weights: bool = option(False, "random weights (benchmarks): only config and tokenizer are read")
     tensor_parallel: int = option(1, "GPUs that share one model")
     quantization: str = option("none", "weights at load", choices=("none",))
@@ -66,6 +67,12 @@ class GatewayArgs:
     grpc_port: int = option(50050, "gRPC port")
     probe_port: int = option(8081, "port of the gateway's own /health/live, /health/ready and /metrics")
     replica: tuple[str, ...] = option((), "a replica as HTTP_HOST:PORT/GRPC_PORT; give it once per replica")
+    api_keys_dir: str | None = option(
+        None, "folder with one file per API key, as a Secret is mounted; default: no key is asked for"
+    )
+    tls_dir: str | None = option(
+        None, "folder with tls.crt and tls.key, as a Secret is mounted; default: no TLS"
+    )
     queue_max_requests: int = option(512, "requests that may wait for a replica; more get 429")
     queue_timeout: float = option(60.0, "seconds that a request may wait for a replica")
     connect_timeout: float = option(2.0, "seconds to connect to a replica")

@@ -9,7 +9,7 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """Sizes of a decoder. `parameter_bytes` are all weights in `dtype_bytes` per element, before any split."""
+    """Sizes of a decoder. `parameter_bytes` are all weights, `dtype_bytes` each, before any split."""
 
     heads: int
     kv_heads: int
@@ -31,7 +31,7 @@ class ModelFacts:
 
 
 def from_config(config: Mapping[str, Any], parameter_bytes: int) -> ModelFacts:
-    """Facts from a Hugging Face config.json of the Llama, Mistral, Mixtral, Qwen, Falcon, Phi or OPT families.
+    """Facts from a config.json of the Llama, Mistral, Mixtral, Qwen, Falcon, Phi or OPT families.
 
     `parameter_bytes` is the checkpoint's size, as in model.safetensors.index.json's metadata.total_size.
     Raises ValueError naming the key that is missing or not an integer.
@@ -52,10 +52,10 @@ def from_config(config: Mapping[str, Any], parameter_bytes: int) -> ModelFacts:
 
 
 def _kv_heads(config: Mapping[str, Any], heads: int) -> int:
-    """Falcon's first architecture says `multi_query`; it ignores num_kv_heads, which its 7B config also has."""
-    if config.get("model_type") in ("falcon", "RefinedWeb", "RefinedWebModel"):
-        if not config.get("new_decoder_architecture", config.get("model_type") == "RefinedWeb"):
-            return 1 if config.get("multi_query", True) else heads
+    """Falcon's first architecture has one KV head or as many as heads, whatever num_kv_heads says."""
+    falcon = config.get("model_type") in ("falcon", "RefinedWeb", "RefinedWebModel")
+    if falcon and not config.get("new_decoder_architecture", config.get("model_type") == "RefinedWeb"):
+        return 1 if config.get("multi_query", True) else heads
     return _integer(config, "num_key_value_heads", "num_kv_heads", "n_head_kv", default=heads)
 
 

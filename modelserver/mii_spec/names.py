@@ -50,7 +50,7 @@ def check_resource_name(name: str) -> str:
 def check_label_value(value: str) -> str:
     if len(value) > 63 or not re.fullmatch(LABEL_VALUE_PATTERN, value):
         raise ValueError(
-            "must be a label value such as NVIDIA-H100-80GB-HBM3 (at most 63 letters, digits, '-', '_', '.'), "
+            "must be a label value such as NVIDIA-H100-80GB-HBM3 (letters, digits, '-', '_', '.'), "
             f"got {value!r}"
         )
     return value

@@ -27,14 +27,23 @@ _OWNED_CONTAINER = {
 }
 _OWNED_ENV = {"HF_TOKEN": "spec.tokenSecretRef", "HF_HOME": "spec.cache"}
 _OWNED_VOLUMES = {"cache": "spec.cache", "model": "spec.model"}
-_NAMED_LISTS = ("containers", "initContainers", "volumes", "imagePullSecrets")
-_LISTS = (*_NAMED_LISTS, "tolerations", "topologySpreadConstraints", "hostAliases", "readinessGates")
+_NAMED = ("containers", "initContainers", "volumes", "imagePullSecrets", "env")
+_LISTS = (
+    "containers",
+    "initContainers",
+    "volumes",
+    "imagePullSecrets",
+    "tolerations",
+    "topologySpreadConstraints",
+    "hostAliases",
+)
+_AMOUNTS = ("limits", "requests")
 
 
 def check(template: PodTemplate, resource: str) -> Iterator[FieldError]:
     """`resource` is the accelerator's, whose amounts are `spec.gpus`."""
     yield from _metadata(template.metadata)
-    shape = list(_shape(template.spec))
+    shape = [*_directives(f"{PATH}.spec", template.spec), *_shape(template.spec)]
     yield from shape or _spec(template.spec, resource)
 
 
@@ -57,18 +66,48 @@ def _texts(path: str, values: Mapping[str, Any]) -> Iterator[FieldError]:
             yield FieldError(f"{path}.{key}", "is the operator's, which finds the pods by it")
 
 
-def _shape(spec: Mapping[str, Any]) -> Iterator[FieldError]:
-    for key in _LISTS:
-        value = spec.get(key, [])
-        if not isinstance(value, list):
-            yield FieldError(f"{PATH}.spec.{key}", f"must be a list, got {value!r}")
-            continue
+def _directives(path: str, value: Any) -> Iterator[FieldError]:
+    """Finds kubectl's patch directives, which would reach the API server as unknown fields."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if str(key).startswith("$"):
+                yield FieldError(f"{path}.{key}", "directives are not served; null removes a field")
+            yield from _directives(f"{path}.{key}", item)
+    elif isinstance(value, list):
         for index, item in enumerate(value):
-            path = f"{PATH}.spec.{key}[{index}]"
-            if not isinstance(item, Mapping):
-                yield FieldError(path, f"must be an object, got {item!r}")
-            elif key in _NAMED_LISTS and not isinstance(item.get("name"), str):
-                yield FieldError(f"{path}.name", "is required: lists are merged by name")
+            yield from _directives(f"{path}[{index}]", item)
+
+
+def _shape(spec: Mapping[str, Any]) -> Iterator[FieldError]:
+    """Checks the kinds of what is merged or looked into; the API server checks the rest."""
+    for key in _LISTS:
+        yield from _list(f"{PATH}.spec.{key}", spec.get(key, []), named=key in _NAMED)
+    containers = spec.get("containers", [])
+    for index, container in enumerate(containers if isinstance(containers, list) else []):
+        if isinstance(container, Mapping):
+            yield from _container_shape(f"{PATH}.spec.containers[{index}]", container)
+
+
+def _container_shape(path: str, container: Mapping[str, Any]) -> Iterator[FieldError]:
+    for key in ("env", "envFrom", "volumeMounts"):
+        yield from _list(f"{path}.{key}", container.get(key, []), named=key in _NAMED)
+    resources = container.get("resources", {})
+    amounts = resources if isinstance(resources, Mapping) else {}
+    for name, value in (("", resources), *((f".{kind}", amounts.get(kind, {})) for kind in _AMOUNTS)):
+        if not isinstance(value, Mapping):
+            yield FieldError(f"{path}.resources{name}", f"must be an object, got {value!r}")
+
+
+def _list(path: str, value: Any, *, named: bool) -> Iterator[FieldError]:
+    """Requires a list of objects, each with a name where lists are merged by it."""
+    if not isinstance(value, list):
+        yield FieldError(path, f"must be a list, got {value!r}")
+        return
+    for index, item in enumerate(value):
+        if not isinstance(item, Mapping):
+            yield FieldError(f"{path}[{index}]", f"must be an object, got {item!r}")
+        elif named and not isinstance(item.get("name"), str):
+            yield FieldError(f"{path}[{index}].name", "is required: these lists are merged by name")
 
 
 def _spec(spec: Mapping[str, Any], resource: str) -> Iterator[FieldError]:
@@ -89,10 +128,9 @@ def _container(path: str, container: Mapping[str, Any], resource: str) -> Iterat
         if key in container:
             yield FieldError(f"{path}.{key}", why)
     for index, variable in enumerate(container.get("env", [])):
-        if isinstance(variable, Mapping) and variable.get("name") in _OWNED_ENV:
+        if variable["name"] in _OWNED_ENV:
             owner = _OWNED_ENV[variable["name"]]
             yield FieldError(f"{path}.env[{index}].name", f"{variable['name']} is set by {owner}")
-    for kind in ("limits", "requests"):
-        amounts = container.get("resources", {}).get(kind) or {}
-        if resource in amounts:
+    for kind in _AMOUNTS:
+        if resource in container.get("resources", {}).get(kind, {}):
             yield FieldError(f"{path}.resources.{kind}.{resource}", "is set by spec.gpus")

@@ -7,8 +7,8 @@ A width serves a model when three things hold on each of its GPUs:
         or width % kv_heads == 0           (there are fewer: each is replicated)
     weights/width + reserve + floor KV / kvMemoryFraction <= memory
 
-Of the widths that serve, `auto` takes the smallest: fewer GPUs wait for each other. An explicit width is taken or
-refused, never changed. Pure.
+Of the widths that serve, `auto` takes the smallest: fewer GPUs wait for each other. An explicit width is
+taken or refused, never changed. Pure.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class GpuFacts:
 
     memory_bytes: int | None  # of one GPU; None: unknown
     per_node: int  # GPUs of the largest node, as a replica never spans nodes
-    product: str = ""
+    mixed: bool = False  # whether there are larger ones, which spec.accelerator.product could ask for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Refusal:
 def choose(model: ModelFacts | None, gpu: GpuFacts | None, request: Request) -> Choice | Refusal:
     """The width to run with and why, or why there is none. None facts are unknown (model) or absent (GPU)."""
     width = request.width
-    if request.gpus == 0 or (width is None and (gpu is None or gpu.per_node == 0)):
+    if request.gpus == 0 or (request.gpus is None and width in (None, 1) and not (gpu and gpu.per_node)):
         return _on_cpu(request)
     if request.gpus is not None and request.gpus != width:
         return Refusal(
