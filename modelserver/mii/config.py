@@ -21,6 +21,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     kv_blocks: int | None = None  # overrides the fraction
     prefix_cache: bool = True
     overlap: bool | None = None  # schedule step N+1 while N runs; None: where the device is asynchronous
+    prepack_weights: bool = True  # copy weights into the CPU backend's fastest layout
     random_weights: bool = False  # weights drawn at random: only config and tokenizer are read
     tensor_parallel: int = 1
     quantization: str = "none"

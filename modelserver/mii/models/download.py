@@ -83,7 +83,9 @@ def _complete(url: str, part: Path, meter: Meter, pause: float) -> None:
         try:
             return _append(url, part, meter)
         except urllib.error.HTTPError as error:
-            raise ModelLoadError(_refused(url, error)) from error
+            if error.code != 416 or not before:
+                raise ModelLoadError(_refused(url, error)) from error
+            _discard(part)  # nothing follows what it holds: it was complete, or longer than the file
         except _Interrupted as error:
             failures = 1 if _size(part) > before else failures + 1
             if failures == ATTEMPTS:
@@ -173,4 +175,4 @@ def _size(path: Path) -> int:
 
 def _discard(part: Path) -> None:
     part.unlink()
-    _etag(part).unlink()
+    _etag(part).unlink(missing_ok=True)

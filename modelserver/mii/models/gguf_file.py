@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mii.errors import ModelLoadError
 
 if TYPE_CHECKING:
@@ -67,8 +69,20 @@ def _reader(path: Path) -> "GGUFReader":
         from gguf import GGUFReader
     except ModuleNotFoundError as error:
         raise ModelLoadError(f"{path}: reading GGUF needs the gguf package: pip install gguf") from error
+
+    class Reader(GGUFReader):
+        """Keeps the mapped file as a plain array: slicing a numpy.memmap takes three times as long."""
+
+        @property  # type: ignore[override]
+        def data(self) -> np.ndarray:
+            return self._data
+
+        @data.setter
+        def data(self, mapped: np.memmap) -> None:
+            self._data = mapped.view(np.ndarray)
+
     # Copy-on-write: torch warns about arrays that it could not write to, and nothing is ever written.
-    return GGUFReader(path, "c")
+    return Reader(path, "c")
 
 
 def _refuse_unusual(path: Path, reader: "GGUFReader", metadata: dict[str, Any]) -> None:

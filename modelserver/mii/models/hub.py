@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, constants, errors, snapshot_download
 from huggingface_hub.utils.tqdm import tqdm
 
 from mii.errors import ModelLoadError
-from mii.models.safetensors_file import INDEX, SINGLE, shard_files
+from mii.models.safetensors_index import INDEX, SINGLE, shard_files
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,5 @@
 """A checkpoint in safetensors files: one, or several with an index. Memory-mapped, read lazily."""
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,38 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mii.errors import ModelLoadError
+from mii.models.safetensors_index import INDEX, SINGLE, shard_files
 
 if TYPE_CHECKING:
     from safetensors import safe_open
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-
-def shard_files(directory: Path) -> dict[str, list[str]]:
-    """File name -> the tensors that the index says are in it; one file and [] where there is no index.
-
-    Empty if the directory has no safetensors. Raises ModelLoadError if the index is not one.
-    """
-    path = directory / INDEX
-    if not path.exists():
-        return {SINGLE: []} if (directory / SINGLE).exists() else {}
-    try:
-        weight_map = json.loads(path.read_text())["weight_map"]
-        shards: dict[str, list[str]] = {}
-        for name, file in weight_map.items():
-            shards.setdefault(_plain(file), []).append(name)
-        return shards
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelLoadError(f"{path}: not a safetensors index ({error!r}); download it again") from error
-
-
-def _plain(file: str) -> str:
-    """Refuses an index that points out of its directory."""
-    if Path(file).name != file:
-        raise ValueError(f"{file!r} is not a file name")
-    return file
 
 
 class SafetensorsCheckpoint:

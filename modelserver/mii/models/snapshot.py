@@ -41,7 +41,7 @@ def fetch(
 
 
 def _local(model: str, path: Path, *, weights: bool) -> Snapshot:
-    from mii.models.safetensors_file import shard_files
+    from mii.models.safetensors_index import shard_files
 
     if path.is_file():
         if path.suffix != ".gguf":

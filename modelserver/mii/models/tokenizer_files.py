@@ -19,7 +19,7 @@ def read_tokenizer_files(directory: Path) -> TokenizerParts:
     """Raises ModelLoadError naming the file that is missing, malformed or at odds with another."""
     config = _read_json(directory / "tokenizer_config.json")
     special = _special_tokens(_read_json(directory / "special_tokens_map.json") | config)
-    backend = _backend(directory)
+    backend = _backend(directory, config)
     _add_declared_tokens(backend, config.get("added_tokens_decoder") or {}, directory)
     _mark_special(backend, [*special.values(), *_extra_special(config)])
     _add_bos_eos(backend, config, special)
@@ -32,10 +32,10 @@ def read_tokenizer_files(directory: Path) -> TokenizerParts:
     )
 
 
-def _backend(directory: Path) -> tokenizers.Tokenizer:
+def _backend(directory: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
     path = directory / "tokenizer.json"
     if not path.is_file():
-        raise ModelLoadError(_missing(directory))
+        return _gpt2_backend(directory, config)
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for a malformed file
@@ -45,13 +45,29 @@ def _backend(directory: Path) -> tokenizers.Tokenizer:
     return backend
 
 
+def _gpt2_backend(directory: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """From the two files of GPT-2's first release, all that OPT has."""
+    vocabulary, merges = directory / "vocab.json", directory / "merges.txt"
+    is_gpt2 = config.get("tokenizer_class") in ("GPT2Tokenizer", "GPT2TokenizerFast")
+    if not (is_gpt2 and vocabulary.is_file() and merges.is_file()):
+        raise ModelLoadError(_missing(directory))
+    try:
+        backend = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(str(vocabulary), str(merges)))
+    except Exception as error:  # as above
+        raise ModelLoadError(f"{vocabulary} with {merges.name}: not GPT-2's files: {error}") from error
+    prefix = bool(config.get("add_prefix_space", False))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    return backend
+
+
 def _missing(directory: Path) -> str:
-    message = f"{directory}: no tokenizer: looked for tokenizer.json"
+    message = f"{directory}: no tokenizer: looked for tokenizer.json, and GPT-2's vocab.json with merges.txt"
     if not (directory / "tokenizer.model").is_file():
-        return message + " and tokenizer.model"
+        return message
     return (
-        f"{message} and found only tokenizer.model, which is not read here; convert it once: "
-        "transformers.AutoTokenizer.from_pretrained(DIR, use_fast=True).save_pretrained(DIR)"
+        f"{message}; tokenizer.model alone is not read here, convert it once: "
+        "transformers.AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
     )
 
 

@@ -1,0 +1,151 @@
+"""The engine: schedule, run, collect.
+
+With `overlap`, step N + 1 is scheduled and launched before the tokens of step N are read, so that the device
+never waits for the host. A sequence that turns out to have ended in step N has then been computed once more;
+that token is dropped.
+"""
+
+import time
+
+from mii.config import BLOCK_SIZE, EngineConfig
+from mii.core import EngineInfo, EngineOutput, EngineRequest, EngineStats, SamplingParams, TokenLogprob
+from mii.engine.block_manager import BlockManager
+from mii.engine.loading import LoadedModel, load_model
+from mii.engine.memory import max_model_len, num_kv_blocks
+from mii.engine.model_runner import LaunchedStep, ModelRunner
+from mii.engine.scheduler import ScheduledBatch, Scheduler
+from mii.engine.sequence import Sequence, Status
+
+_TOKEN_BUDGET = {"cpu": 256, "cuda": 8192}
+
+
+class Engine:
+    """One model on one device. Not thread-safe: one thread adds, aborts and steps."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        """Loads the model. Raises ModelLoadError."""
+        model = load_model(config)
+        device = model.device.type
+        blocks = num_kv_blocks(config, model.description, model.dtype, model.device)
+        length = max_model_len(config, model.description, blocks)
+        budget = config.token_budget or _TOKEN_BUDGET[device]
+        self.overlap = device == "cuda" if config.overlap is None else config.overlap
+        self.scheduler = Scheduler(
+            BlockManager(blocks, prefix_cache=config.prefix_cache),
+            token_budget=budget,
+            max_running=config.max_running,
+            max_model_len=length,
+        )
+        self.runner = ModelRunner(
+            model,
+            kv_blocks=blocks,
+            max_running=config.max_running,
+            max_model_len=length,
+            token_budget=budget,
+        )
+        self._stats = EngineStats()
+        self._pending: LaunchedStep | None = None
+        speed = self._measure_prefill(min(budget, length - 1, blocks * BLOCK_SIZE - 1))
+        self.info = _info(config, model, blocks, length, budget, speed)
+
+    def add(self, request: EngineRequest) -> None:
+        """Raises InvalidRequest if the request could never run."""
+        self.scheduler.add(request)
+
+    def abort(self, request_id: str) -> None:
+        """Ends a request silently; unknown ids are ignored, for the request may just have finished."""
+        self.scheduler.abort(request_id)
+
+    def has_work(self) -> bool:
+        return self.scheduler.has_work or self._pending is not None
+
+    def step(self) -> list[EngineOutput]:
+        """One forward at most. Returns what became known: with overlap, the results of the step before."""
+        batch = self.scheduler.schedule()
+        self._note(batch)
+        launched = self.runner.launch(batch) if batch else None
+        if self.overlap:
+            ready, self._pending = self._pending, launched
+        else:
+            ready = launched
+        return self._collect(ready) if ready is not None else []
+
+    def stats(self) -> EngineStats:
+        stats, blocks = self._stats, self.scheduler.blocks
+        stats.num_running = len(self.scheduler.running)
+        stats.num_waiting = len(self.scheduler.waiting)
+        stats.kv_cache_usage = blocks.usage
+        stats.prefix_cache_queries = blocks.queries
+        stats.prefix_cache_hits = blocks.hits
+        stats.num_preemptions = self.scheduler.num_preemptions
+        return stats
+
+    def _note(self, batch: ScheduledBatch) -> None:
+        now = time.monotonic()
+        for sequence in batch.admitted:
+            if sequence.started is None:
+                sequence.started = now
+        self._stats.steps += bool(batch)
+        self._stats.iteration_tokens = batch.num_tokens
+
+    def _collect(self, step: LaunchedStep) -> list[EngineOutput]:
+        for scored in step.prompt_logprobs:
+            scored.deliver()
+        outputs = []
+        for sequence, (token, logprob) in zip(step.sampled, step.result(), strict=True):
+            if sequence.status is Status.FINISHED:
+                continue  # aborted, or ended in the step before this one was launched
+            accepted = self.scheduler.accept(sequence, token)
+            outputs.append(_output(sequence, accepted, logprob))
+        return outputs
+
+    def _measure_prefill(self, num_tokens: int) -> float:
+        """Tokens per second of one prompt that fills the budget; the first run only warms up."""
+        seconds = 0.0
+        for attempt in range(2):
+            sampling = SamplingParams(max_tokens=0)
+            self.add(EngineRequest(f"warm-up-{attempt}", [0] * num_tokens, sampling, cache_salt=f"warm-up-{attempt}"))
+            begun = time.monotonic()
+            while self.has_work():
+                self.step()
+            seconds = time.monotonic() - begun
+        self.scheduler.blocks.forget()
+        self._stats = EngineStats()
+        return num_tokens / seconds
+
+
+def _output(sequence: Sequence, token: int | None, logprob: TokenLogprob | None) -> EngineOutput:
+    wanted = sequence.sampling.logprobs
+    first = len(sequence.token_ids) - sequence.num_prompt <= 1
+    output = EngineOutput(
+        request_id=sequence.request.request_id,
+        token_ids=[] if token is None else [token],
+        finish_reason=sequence.finish_reason,
+        cached_tokens=sequence.num_cached or 0,
+    )
+    if wanted is not None and logprob is not None and token is not None:
+        output.logprobs = [TokenLogprob(token, logprob.logprob, logprob.top[:wanted])]
+    if first and sequence.sampling.prompt_logprobs is not None:
+        output.prompt_logprobs = sequence.prompt_logprobs
+    if sequence.finish_reason is not None and sequence.started is not None:
+        output.model_seconds = time.monotonic() - sequence.started
+    return output
+
+
+def _info(
+    config: EngineConfig, model: LoadedModel, blocks: int, length: int, budget: int, speed: float
+) -> EngineInfo:
+    return EngineInfo(
+        model=config.model,
+        revision=model.snapshot.revision,
+        device=model.device_name,
+        dtype=str(model.dtype).removeprefix("torch."),
+        tensor_parallel=config.tensor_parallel,
+        vocab_size=model.description.vocab_size,
+        max_model_len=length,
+        block_size=BLOCK_SIZE,
+        kv_blocks=blocks,
+        token_budget=budget,
+        load_seconds=model.seconds,
+        prefill_tokens_per_second=speed,
+    )

@@ -1,0 +1,101 @@
+"""Runs scheduled batches on the device: launches a step without waiting for it, reads its tokens later."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mii.config import BLOCK_SIZE
+from mii.core import TokenLogprob
+from mii.engine.batch import BatchBuilder
+from mii.engine.loading import LoadedModel
+from mii.engine.prompt_logprobs import PromptLogprobs, score_chunks
+from mii.engine.sampler import Sampled, Sampler
+from mii.engine.scheduler import ScheduledBatch
+from mii.engine.sequence import Sequence
+from mii.models.decoder import Decoder, KVCache
+from mii.models.description import Description
+
+
+@dataclass(slots=True)
+class LaunchedStep:
+    """A step on its way. `sampled` are the sequences that get a token, in the order of `result`'s rows."""
+
+    sampled: list[Sequence]
+    prompt_logprobs: list[PromptLogprobs]
+    _tokens: Sampled
+    _done: torch.cuda.Event | None
+
+    def result(self) -> list[tuple[int, TokenLogprob | None]]:
+        """Waits for the step; the token of each sampled sequence and, for steps that want any, its log-probability."""
+        if self._done is not None:
+            self._done.synchronize()
+        tokens = self._tokens
+        token_ids = tokens.token_ids.tolist()
+        if tokens.logprobs is None or tokens.top_ids is None or tokens.top_logprobs is None:
+            return [(token, None) for token in token_ids]
+        rows = zip(token_ids, tokens.logprobs.tolist(), tokens.top_ids.tolist(), tokens.top_logprobs.tolist(), strict=True)
+        return [(token, TokenLogprob(token, own, list(zip(ids, values, strict=True)))) for token, own, ids, values in rows]
+
+
+class ModelRunner:
+    """Owns what lives on the device: weights, KV cache, and the last token of every row."""
+
+    def __init__(
+        self, model: LoadedModel, *, kv_blocks: int, max_running: int, max_model_len: int, token_budget: int
+    ) -> None:
+        self.decoder: Decoder = model.decoder
+        self.device = model.device
+        self.cache = _allocate_cache(model.description, kv_blocks, model.dtype, model.device)
+        self.builder = BatchBuilder(
+            max_running=max_running, max_model_len=max_model_len, token_budget=token_budget, device=model.device
+        )
+        self.sampler = Sampler(model.description.vocab_size, max_running, model.device)
+        # What a row sampled last feeds its next step without a detour over the host.
+        self._last_tokens = torch.zeros(max_running, dtype=torch.int32, device=model.device)
+
+    @torch.inference_mode()
+    def launch(self, batch: ScheduledBatch) -> LaunchedStep:
+        """Queues one forward and the sampling after it; returns before a GPU has done them."""
+        for sequence in batch.admitted:
+            assert sequence.row is not None
+            self.sampler.open(sequence.row, sequence.sampling, sequence.token_ids, sequence.num_prompt)
+        step = self.builder.build(batch)
+        if step.ragged.num_decodes:
+            step.token_ids[: step.ragged.num_decodes] = self._last_tokens[step.decode_rows]
+        hidden = self.decoder(step.token_ids, step.ragged, self.cache)
+        logits = self.decoder.logits(hidden[step.sample_index])
+        tokens = self.sampler(logits, step.sampling, step.plan)
+        self._last_tokens[step.sample_rows] = tokens.token_ids.int()
+        prompt_logprobs = score_chunks(self.decoder, hidden, batch)
+        done = None
+        if self.device.type == "cuda":
+            tokens, done = _start_reading(tokens)
+        return LaunchedStep(batch.sampled, prompt_logprobs, tokens, done)
+
+
+def _allocate_cache(description: Description, blocks: int, dtype: torch.dtype, device: torch.device) -> KVCache:
+    """Zeroed: a tile's unwritten rows are read with weight 0, and 0 times NaN would be NaN."""
+    shape = (blocks, description.kv_heads, BLOCK_SIZE, description.head_dim)
+
+    def half() -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    return [(half(), half()) for _ in range(description.layers)]
+
+
+def _start_reading(tokens: Sampled) -> tuple[Sampled, torch.cuda.Event]:
+    """Queues the copies to pinned memory and an event behind them."""
+
+    def pinned(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return host.copy_(tensor, non_blocking=True)
+
+    token_ids = pinned(tokens.token_ids)
+    assert token_ids is not None
+    copied = Sampled(token_ids, pinned(tokens.logprobs), pinned(tokens.top_ids), pinned(tokens.top_logprobs))
+    done = torch.cuda.Event()
+    done.record()
+    return copied, done

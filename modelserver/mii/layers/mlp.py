@@ -1,0 +1,22 @@
+"""The dense feed-forward layer, gated or plain."""
+
+from torch import Tensor
+
+from mii.layers.linear import Linear
+from mii_kernels import ops
+
+
+class MLP:
+    """x [tokens, n] -> [tokens, n]."""
+
+    def __init__(self, up: Linear, down: Linear, activation: str, *, gated: bool) -> None:
+        """`up` yields the gate's half and then the other half when `gated`."""
+        self.up = up
+        self.down = down
+        self.activation = activation
+        self.gated = gated
+
+    def __call__(self, x: Tensor) -> Tensor:
+        wide = self.up(x)
+        activate = ops.activate_and_mul if self.gated else ops.activate
+        return self.down(activate(wide, self.activation))
