@@ -139,9 +139,8 @@ def _smallest(model: ModelFacts, gpu: GpuFacts, request: Request) -> Choice | Re
         tried.append(arithmetic(model, gpu, request, width))
         if needed_bytes(model, request, width) <= gpu.memory_bytes:
             return Choice(width, width, (f"width {width} is the smallest that fits", *tried))
-    return Refusal(
-        "ModelDoesNotFit", f"{tried[-1]}; {_heads(model)}; a node has at most {_gpus(gpu.per_node)}"
-    )
+    why = f"{tried[-1]}; {_heads(model)}; a node has at most {_gpus(gpu.per_node)}{_larger(gpu)}"
+    return Refusal("ModelDoesNotFit", why)
 
 
 def arithmetic(model: ModelFacts, gpu: GpuFacts, request: Request, width: int) -> str:
@@ -167,11 +166,19 @@ def _hint(model: ModelFacts, gpu: GpuFacts, request: Request) -> str:
     fitting: Sequence[int] = [
         w for w in widths(model, gpu.per_node) if needed_bytes(model, request, w) <= gpu.memory_bytes
     ]
-    return f"; width {fitting[0]} would fit" if fitting else f"; nor does any width up to {gpu.per_node}"
+    return (
+        f"; width {fitting[0]} would fit"
+        if fitting
+        else f"; nor does any width up to {gpu.per_node}{_larger(gpu)}"
+    )
 
 
 def _heads(model: ModelFacts) -> str:
     return f"it has {model.heads} attention heads and {model.kv_heads} KV heads"
+
+
+def _larger(gpu: GpuFacts) -> str:
+    return "; spec.accelerator.product can ask for the larger ones" if gpu.mixed else ""
 
 
 def _gpus(count: int) -> str:
