@@ -1,0 +1,188 @@
+"""`mii-gateway`: the applications on its ports, and its life from the command line to exit."""
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple
+
+import uvloop
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from mii_gateway.discovery import StaticDiscovery, parse_replica
+from mii_gateway.errors import Refusal
+from mii_gateway.gateway import Gateway
+from mii_gateway.listener import Listener
+from mii_gateway.log import logging_to_stderr
+from mii_gateway.proxy import refuse
+from mii_spec import launch
+from mii_spec.launch import GatewayArgs
+
+GATEWAY = web.AppKey("gateway", Gateway)
+
+log = logging.getLogger(__name__)
+
+
+class Ports(NamedTuple):
+    http: int
+    grpc: int
+    probe: int
+
+
+def create_app(gateway: Gateway) -> web.Application:
+    """The main port: a few paths of its own, the rest are the replicas'."""
+    app = web.Application(client_max_size=gateway.args.max_body_bytes)
+    app[GATEWAY] = gateway
+    _add_health(app)
+    app.router.add_get("/healthz", live)
+    app.router.add_route("*", "/metrics", metrics_elsewhere)
+    app.router.add_route("*", "/mii/{deployment:.*}", mii, expect_handler=gateway.http.expect)
+    app.router.add_route("*", "/{path:.*}", gateway.http.handle, expect_handler=gateway.http.expect)
+    return app
+
+
+def create_probe_app(gateway: Gateway) -> web.Application:
+    """The probe port: never behind requests, never reachable from outside the pod's network."""
+    app = web.Application()
+    app[GATEWAY] = gateway
+    _add_health(app)
+    app.router.add_get("/metrics", metrics)
+    return app
+
+
+def _add_health(app: web.Application) -> None:
+    app.router.add_get("/health/live", live)
+    app.router.add_get("/health/ready", ready)
+
+
+async def live(_: web.Request) -> web.Response:
+    return web.Response(text="ok")
+
+
+async def ready(request: web.Request) -> web.Response:
+    gateway = request.app[GATEWAY]
+    if gateway.ready:
+        return web.Response(text="ok")
+    why = "draining" if gateway.lifecycle.draining else "no replica is ready"
+    return web.Response(text=why, status=503)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    exposition = request.app[GATEWAY].metrics.exposition()
+    return web.Response(body=exposition, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def metrics_elsewhere(request: web.Request) -> web.Response:
+    port = request.app[GATEWAY].args.probe_port
+    return refuse(Refusal(404, f"metrics are on the probe port, {port}", code="not_found"))
+
+
+async def mii(request: web.Request) -> web.StreamResponse:
+    """MII's REST API, for the one deployment that is here."""
+    gateway = request.app[GATEWAY]
+    asked, served = request.match_info["deployment"], gateway.args.deployment_name
+    if asked != served:
+        message = f"no deployment {asked!r} here; this gateway serves {served!r}"
+        return refuse(Refusal(404, message, code="deployment_not_found"))
+    return await gateway.http.handle(request)
+
+
+@contextlib.asynccontextmanager
+async def listening(gateway: Gateway) -> AsyncIterator[Ports]:
+    """The three ports open. Raises OSError or RuntimeError if one is taken."""
+    args = gateway.args
+    main, probe = Listener(create_app(gateway)), Listener(create_probe_app(gateway))
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(gateway.close)
+        stack.push_async_callback(probe.stop)
+        probe_port = await probe.start(args.host, args.probe_port)
+        stack.push_async_callback(gateway.grpc.stop)
+        grpc_port = await gateway.grpc.start(args.host, args.grpc_port)
+        stack.push_async_callback(main.stop)
+        http_port = await main.start(args.host, args.port)
+        yield Ports(http_port, grpc_port, probe_port)
+
+
+async def serve(args: GatewayArgs) -> int:
+    """Runs until SIGTERM, SIGINT or an owner's Terminate, then drains. Returns the exit code."""
+    gateway = Gateway(args, StaticDiscovery(map(parse_replica, args.replica)))
+    hurry = _handle_signals(gateway)
+    async with listening(gateway) as ports, asyncio.TaskGroup() as group:
+        log.info("listening", extra={"fields": ports._asdict()})
+        running = group.create_task(gateway.run())
+        await gateway.lifecycle.terminated()
+        await drain(gateway, hurry)
+        running.cancel()
+    return 0
+
+
+async def drain(gateway: Gateway, hurry: asyncio.Event) -> None:
+    """Lets open requests end: readiness fails, the ports stay open, for at most the drain timeout."""
+    log.info("draining", extra={"fields": {"open": gateway.lifecycle.open}})
+    await gateway.grpc.drain()
+    waits = {asyncio.create_task(gateway.lifecycle.idle()), asyncio.create_task(hurry.wait())}
+    _, pending = await asyncio.wait(
+        waits, timeout=gateway.args.drain_timeout, return_when=asyncio.FIRST_COMPLETED
+    )
+    for task in pending:
+        task.cancel()
+    log.info("drained", extra={"fields": {"cut": gateway.lifecycle.open}})
+
+
+def _handle_signals(gateway: Gateway) -> asyncio.Event:
+    """SIGTERM and SIGINT drain; a second SIGINT sets the event returned, which ends the drain."""
+    hurry = asyncio.Event()
+    interrupted = False
+
+    def interrupt() -> None:
+        nonlocal interrupted
+        if interrupted:
+            hurry.set()
+        interrupted = True
+        gateway.lifecycle.terminate()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, gateway.lifecycle.terminate)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    return hurry
+
+
+def check(args: GatewayArgs) -> None:
+    """Raises ValueError on what would only show later."""
+    for replica in args.replica:
+        parse_replica(replica)
+    if not args.replica:
+        raise ValueError("--replica: give at least one, as HTTP_HOST:PORT/GRPC_PORT")
+    for name in ("queue_timeout", "connect_timeout", "idle_timeout", "health_interval"):
+        if getattr(args, name) <= 0:
+            raise ValueError(f"{launch.flag(name)}: must be more than 0 seconds")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The console script."""
+    args = launch.parse(GatewayArgs, sys.argv[1:] if argv is None else argv)
+    try:
+        check(args)
+    except ValueError as error:
+        sys.exit(f"mii-gateway: {error}")
+    _raise_open_files()
+    with logging_to_stderr(args.log_level):
+        try:
+            code = uvloop.run(serve(args))
+        except (OSError, RuntimeError) as error:
+            sys.exit(f"mii-gateway: cannot listen: {error}")
+    sys.exit(code)
+
+
+def _raise_open_files() -> None:
+    """A stream takes two sockets, and the usual soft limit is 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+if __name__ == "__main__":
+    main()

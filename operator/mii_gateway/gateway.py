@@ -1,0 +1,77 @@
+"""The gateway as one object: its parts, wired.
+
+HTTP ─> HttpProxy ──┐                            ┌─> replica
+                    ├─> Dispatcher ─> queue ─────┼─> replica
+gRPC ─> GrpcProxy ──┘       balance(table) <─────┴── HealthChecks <── Discovery
+"""
+
+import asyncio
+
+from mii_gateway.channels import ChannelPool
+from mii_gateway.discovery import Discovery
+from mii_gateway.dispatch import Dispatcher
+from mii_gateway.grpc_call import GrpcUpstream
+from mii_gateway.grpc_proxy import GrpcProxy
+from mii_gateway.grpc_server import GrpcServer
+from mii_gateway.health import HealthChecks
+from mii_gateway.lifecycle import Lifecycle
+from mii_gateway.metrics import Metrics
+from mii_gateway.owner import Owner
+from mii_gateway.proxy import HttpProxy, Limits
+from mii_gateway.queue import ReplicaQueue
+from mii_gateway.record import Recorder
+from mii_gateway.replicas import ReplicaTable
+from mii_gateway.retry import RetryBudget
+from mii_gateway.upstream import HttpUpstream, new_session
+from mii_spec.launch import GatewayArgs
+
+
+class Gateway:
+    """Built on a running event loop; serves while `run` runs."""
+
+    def __init__(self, args: GatewayArgs, discovery: Discovery) -> None:
+        self.args = args
+        self.lifecycle = Lifecycle()
+        self.table = ReplicaTable()
+        self._discovery = discovery
+        self._session = new_session(args.connect_timeout)
+        self._channels = ChannelPool(self.table, args.connect_timeout)
+        self._checks = HealthChecks(
+            self.table, self._session, interval=args.health_interval, timeout=args.connect_timeout
+        )
+        queue = ReplicaQueue(self.table, max_requests=args.queue_max_requests, timeout=args.queue_timeout)
+        self.metrics = Metrics(self.table, queue)
+        recorder = Recorder(self.metrics, self.lifecycle)
+        dispatcher = Dispatcher(self.table, queue, RetryBudget(), self.metrics)
+        self.http = HttpProxy(
+            HttpUpstream(self._session, args.idle_timeout),
+            dispatcher,
+            recorder,
+            self.lifecycle,
+            Limits(max_body_bytes=args.max_body_bytes, idle_timeout=args.idle_timeout),
+        )
+        grpc_proxy = GrpcProxy(
+            GrpcUpstream(self._channels, dispatcher, idle_timeout=args.idle_timeout),
+            dispatcher,
+            recorder,
+            self.lifecycle,
+            Owner(args.owner_token_file),
+            replay_bytes=args.max_body_bytes,
+        )
+        self.grpc = GrpcServer(grpc_proxy, self.table, self.lifecycle)
+
+    @property
+    def ready(self) -> bool:
+        """Whether new requests are welcome."""
+        return self.table.ready and not self.lifecycle.draining
+
+    async def run(self) -> None:
+        """Follows the replicas until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._checks.run(self._discovery))
+            group.create_task(self.grpc.publish_health())
+
+    async def close(self) -> None:
+        """Closes what leads to replicas."""
+        await self._channels.close()
+        await self._session.close()

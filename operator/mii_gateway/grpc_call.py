@@ -1,0 +1,102 @@
+"""One gRPC attempt on one replica."""
+
+import asyncio
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+
+from mii_gateway import metadata
+from mii_gateway.channels import ChannelPool
+from mii_gateway.dispatch import Dispatcher, Reason, ReplicaFailed
+from mii_gateway.errors import replica_silent
+from mii_gateway.record import Record
+from mii_gateway.replay import Replay
+from mii_gateway.replicas import Lease
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
+
+# Before a first message these mean that the replica is gone or going: stopping servers answer either.
+_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+class GrpcUpstream:
+    def __init__(self, channels: ChannelPool, dispatcher: Dispatcher, *, idle_timeout: float) -> None:
+        self._channels = channels
+        self._dispatcher = dispatcher
+        self._idle_timeout = idle_timeout
+
+    async def call(self, lease: Lease, replay: Replay, context: Context, record: Record) -> None:
+        """Passes everything on in both directions, the final status included.
+
+        Raises ReplicaFailed before the first response message only, and Refusal after the idle timeout.
+        """
+        channel = self._channels.channel(lease.replica)
+        call = channel.stream_stream(record.path, None, None)(
+            replay.messages(),
+            metadata=metadata.request_metadata(context.invocation_metadata(), record.request_id),
+            timeout=context.time_remaining(),
+        )
+        try:
+            with record.upstream():
+                message = await self._read(call, record)
+            if message is None and replay.complete and await call.code() in _GONE:
+                raise ReplicaFailed(_reason(channel))
+            lease.first_byte()
+            await replay.commit()
+            await self._relay(message, call, context, record)
+            await self._finish(lease, channel, call, context, record)
+        finally:
+            call.cancel()
+
+    async def _relay(self, message: bytes | None, call: Call, context: Context, record: Record) -> None:
+        if message is not None:
+            await context.send_initial_metadata(metadata.end_to_end(await call.initial_metadata()))
+            record.first_byte()
+        while message is not None:
+            record.bytes_out += len(message)
+            await context.write(message)
+            message = await self._read(call, record)
+
+    async def _finish(
+        self, lease: Lease, channel: grpc.aio.Channel, call: Call, context: Context, record: Record
+    ) -> None:
+        code, details = await call.code(), await call.details()
+        trailing = metadata.end_to_end(await call.trailing_metadata())
+        record.status = code.name
+        if code is grpc.StatusCode.OK:
+            context.set_trailing_metadata(trailing)
+            return
+        record.error = details
+        if code in _GONE and _reason(channel) != "refused":
+            self._dispatcher.lost(lease, "broken")
+        await context.abort(code, details, trailing)
+
+    async def _read(self, call: Call, record: Record) -> bytes | None:
+        """The next message; None when the call has ended, however it did."""
+        try:
+            async with asyncio.timeout(self._idle_timeout):
+                message = await call.read()
+        except grpc.aio.AioRpcError:
+            return None
+        except asyncio.CancelledError:
+            if _cancelled():
+                raise
+            return None  # the replica cancelled the call, which grpc.aio raises like our own cancellation
+        except TimeoutError:
+            raise replica_silent(record.replica or "", self._idle_timeout) from None
+        return message if isinstance(message, bytes) else None  # or grpc.aio.EOF
+
+
+def _reason(channel: grpc.aio.Channel) -> Reason:
+    """What ended a call, from what has become of its connection."""
+    state = channel.get_state()
+    if state is grpc.ChannelConnectivity.READY:
+        return "refused"
+    return "broken" if state is grpc.ChannelConnectivity.IDLE else "connect"
+
+
+def _cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

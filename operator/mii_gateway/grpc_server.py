@@ -1,0 +1,54 @@
+"""The gRPC port: health of the gateway's own, everything else through the proxy."""
+
+import asyncio
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from mii_gateway.channels import MESSAGE_OPTIONS
+from mii_gateway.grpc_proxy import GrpcProxy
+from mii_gateway.lifecycle import Lifecycle
+from mii_gateway.replicas import ReplicaTable
+
+SERVICES = ("", "modelresponse.ModelResponse")
+STOP_GRACE = 1.0  # seconds that last replies get to leave
+
+_OPTIONS = (*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0))  # a port in use is an error
+
+
+class GrpcServer:
+    def __init__(self, proxy: GrpcProxy, table: ReplicaTable, lifecycle: Lifecycle) -> None:
+        self._table = table
+        self._lifecycle = lifecycle
+        self._changed = asyncio.Event()
+        table.subscribe(self._changed.set)
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._server = grpc.aio.server(options=_OPTIONS)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._server.add_generic_rpc_handlers((proxy,))  # after health, so that it gets what is left
+
+    async def start(self, host: str, port: int) -> int:
+        """Listens; returns the port. Raises RuntimeError if it is taken."""
+        bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        await self._server.start()
+        return bound
+
+    async def publish_health(self) -> None:
+        """Keeps grpc.health.v1 true; runs until cancelled."""
+        while True:
+            self._changed.clear()
+            for service in SERVICES:
+                await self._health.set(service, self._status())
+            await self._changed.wait()
+
+    async def drain(self) -> None:
+        """Tells health watchers; calls go on."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self) -> None:
+        await self._server.stop(STOP_GRACE)
+
+    def _status(self) -> "health_pb2.HealthCheckResponse.ServingStatus.ValueType":
+        ready = self._table.ready and not self._lifecycle.draining
+        response = health_pb2.HealthCheckResponse
+        return response.SERVING if ready else response.NOT_SERVING

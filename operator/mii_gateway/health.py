@@ -1,0 +1,59 @@
+"""Active health checks: one task a replica asks GET /health/ready."""
+
+import asyncio
+import contextlib
+
+import aiohttp
+from yarl import URL
+
+from mii_gateway.discovery import Discovery
+from mii_gateway.replicas import Replica, ReplicaTable, State
+
+MIN_PAUSE = 0.02  # seconds; a replica that fails every request is not probed in a tight loop
+
+
+class HealthChecks:
+    """Keeps the table's membership (from discovery) and states (from checks) true."""
+
+    def __init__(
+        self, table: ReplicaTable, session: aiohttp.ClientSession, *, interval: float, timeout: float
+    ) -> None:
+        self._table = table
+        self._session = session
+        self._interval = interval
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
+
+    async def run(self, discovery: Discovery) -> None:
+        """Runs until cancelled."""
+        watches: dict[Replica, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as group:
+            async for addresses in discovery.watch():
+                self._table.update(addresses)
+                members = self._table.all()
+                for replica in watches.keys() - set(members):
+                    watches.pop(replica).cancel()
+                for replica in members:
+                    if replica not in watches:
+                        watches[replica] = group.create_task(self._watch(replica))
+
+    async def _watch(self, replica: Replica) -> None:
+        while True:
+            failures = replica.failures
+            self._table.observe(replica, await self._probe(replica), failures)
+            await self._pause(replica)
+
+    async def _probe(self, replica: Replica) -> State:
+        address = replica.address
+        url = URL.build(scheme="http", host=address.host, port=address.http_port, path="/health/ready")
+        try:
+            async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as response:
+                return State.READY if response.status == 200 else State.UNREADY
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return State.DOWN
+
+    async def _pause(self, replica: Replica) -> None:
+        await asyncio.sleep(MIN_PAUSE)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._interval):
+                await replica.suspected.wait()
+        replica.suspected.clear()
