@@ -18,7 +18,9 @@ BUSY_CLIENT = 0.8  # of a core: beyond it the measuring process may be what limi
 
 def table(summaries: Sequence[Summary], title: str) -> Table:
     """Fits 80 columns. TTFT: time to first token; ITL: inter-token latency."""
-    result = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    result = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for heading in (
         "clients",
         "req/s",
