@@ -13,6 +13,14 @@ class DeploymentNotFoundError(MIIError):
     """No local deployment of that name is recorded on this machine."""
 
 
+class DeploymentFailed(MIIError):  # noqa: N818 - reads as what it is at the raise
+    """A local deployment that cannot start; the message ends with the failed process's last words."""
+
+
+class ServerUnavailable(MIIError):  # noqa: N818 - reads as what it is at the raise
+    """Nothing answers at the address, or what answers cannot serve now; the message names the address."""
+
+
 class InvalidRequest(MIIError):  # noqa: N818 - reads as what it is at the raise
     """A request that can never run. `param` names the offending field (OpenAI's `error.param`)."""
 
