@@ -121,7 +121,7 @@ def tiny_llama() -> Any:
     config = LlamaConfig(
         vocab_size=96,
         hidden_size=64,
-        intermediate_size=112,
+        intermediate_size=96,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

@@ -57,9 +57,9 @@ def _by_tensor(parameters: Parameters, theta: float) -> dict[str, Any] | None:
     factors = [float(factor) for factor in parameters.file.tensors[FREQUENCY_FACTORS].data]
     if all(factor == 1.0 for factor in factors):
         return None
-    llama3 = {"rope_type": "llama3", "factor": max(factors), **_LLAMA3}
-    if _close(factors, llama3_factors(theta, len(factors), max(factors))):
-        return llama3
+    factor = round(max(factors), 3)  # a float32 division away from what the config said
+    if _close(factors, llama3_factors(theta, len(factors), factor)):
+        return {"rope_type": "llama3", "factor": factor, **_LLAMA3}
     # Any other factors: longrope with one list for all lengths divides the inverse frequencies just so.
     return {
         "rope_type": "longrope",
