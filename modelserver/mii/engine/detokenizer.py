@@ -55,14 +55,11 @@ class Detokenizer:
         return self._search(self._stop_strings, token_ids)
 
     def flush(self) -> str:
-        """What was held back. An unfinished character becomes U+FFFD."""
-        rest = self._text.flush()
-        if self._stop_strings is None:
-            return rest
+        """What was held back. An unfinished character becomes U+FFFD, in which no stop is looked for."""
         if self._stopped is not None:
             return ""
-        text, self._stopped = self._stop_strings.feed(rest)
-        return text + self._stop_strings.flush()
+        held = self._stop_strings.flush() if self._stop_strings else ""
+        return held + self._text.flush()
 
     def _search(self, stop_strings: StopStrings, token_ids: Sequence[int]) -> Piece:
         unsearched = ""

@@ -14,6 +14,8 @@ def plain_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
     Raises InvalidRequest, naming the field (`messages[0].content[1].type`), for what is not text.
     """
+    if not messages:
+        raise _invalid("must hold at least one message", "messages")
     return [_plain_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
 
 

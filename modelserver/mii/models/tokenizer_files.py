@@ -1,7 +1,7 @@
 """A Hugging Face tokenizer's files: tokenizer.json, tokenizer_config.json and the small ones beside them."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,9 @@ def read_tokenizer_files(directory: Path) -> TokenizerParts:
     """Raises ModelLoadError naming the file that is missing, malformed or at odds with another."""
     config = _read_json(directory / "tokenizer_config.json")
     special = _special_tokens(_read_json(directory / "special_tokens_map.json") | config)
-    backend = _backend(directory, config)
+    backend = _backend(directory, config, special)
     _add_declared_tokens(backend, config.get("added_tokens_decoder") or {}, directory)
     _mark_special(backend, [*special.values(), *_extra_special(config)])
-    _add_bos_eos(backend, config, special)
     return TokenizerParts(
         source=str(directory),
         backend=backend,
@@ -32,10 +31,12 @@ def read_tokenizer_files(directory: Path) -> TokenizerParts:
     )
 
 
-def _backend(directory: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def _backend(directory: Path, config: Mapping[str, Any], special: Mapping[str, str]) -> tokenizers.Tokenizer:
+    """With a tokenizer.json its post-processor says whether texts start with BOS, whatever `add_bos_token`
+    says in `config`; so it is in transformers."""
     path = directory / "tokenizer.json"
     if not path.is_file():
-        return _gpt2_backend(directory, config)
+        return _gpt2_backend(directory, config, special)
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for a malformed file
@@ -45,7 +46,9 @@ def _backend(directory: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer
     return backend
 
 
-def _gpt2_backend(directory: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def _gpt2_backend(
+    directory: Path, config: Mapping[str, Any], special: Mapping[str, str]
+) -> tokenizers.Tokenizer:
     """From the two files of GPT-2's first release, all that OPT has."""
     vocabulary, merges = directory / "vocab.json", directory / "merges.txt"
     is_gpt2 = config.get("tokenizer_class") in ("GPT2Tokenizer", "GPT2TokenizerFast")
@@ -58,6 +61,8 @@ def _gpt2_backend(directory: Path, config: Mapping[str, Any]) -> tokenizers.Toke
     prefix = bool(config.get("add_prefix_space", False))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     backend.decoder = tokenizers.decoders.ByteLevel()
+    bos = special.get("bos_token") if config.get("add_bos_token") else None
+    backend.post_processor = bos_eos_processor(backend, bos=bos, eos=None)
     return backend
 
 
@@ -103,7 +108,7 @@ def _add_declared_tokens(backend: tokenizers.Tokenizer, declared: Mapping[str, A
     """Adds the tokens of tokenizer_config.json that tokenizer.json lacks."""
     known = backend.get_added_tokens_decoder()
     missing = {int(i): entry for i, entry in declared.items() if int(i) not in known}
-    backend.add_tokens([AddedToken(**missing[i]) for i in sorted(missing)])
+    backend.add_tokens([_added_token(missing[i]) for i in sorted(missing)])
     for i, entry in missing.items():
         if (actual := backend.token_to_id(entry["content"])) != i:
             raise ModelLoadError(
@@ -112,23 +117,16 @@ def _add_declared_tokens(backend: tokenizers.Tokenizer, declared: Mapping[str, A
             )
 
 
+def _added_token(entry: Mapping[str, Any]) -> AddedToken:
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    return AddedToken(entry["content"], **{flag: entry[flag] for flag in flags if flag in entry})
+
+
 def _mark_special(backend: tokenizers.Tokenizer, tokens: Iterable[str]) -> None:
     """Makes tokens of the vocabulary whole and special; a name that is not in it stays text."""
     added = {token.content for token in backend.get_added_tokens_decoder().values()}
     new = [token for token in tokens if token not in added and backend.token_to_id(token) is not None]
     backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in new])
-
-
-def _add_bos_eos(
-    backend: tokenizers.Tokenizer, config: Mapping[str, Any], special: Mapping[str, str]
-) -> None:
-    """tokenizer.json's post-processor decides, unless tokenizer_config.json says it outright: so does
-    transformers."""
-    if "add_bos_token" not in config and "add_eos_token" not in config:
-        return
-    bos = special.get("bos_token") if config.get("add_bos_token") else None
-    eos = special.get("eos_token") if config.get("add_eos_token") else None
-    backend.post_processor = bos_eos_processor(backend, bos=bos, eos=eos)
 
 
 def _eos_token_ids(directory: Path, own: int | None) -> tuple[int, ...]:
@@ -141,7 +139,7 @@ def _eos_token_ids(directory: Path, own: int | None) -> tuple[int, ...]:
 
 
 def _chat_templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    templates = dict(_configured_templates(config.get("chat_template")))
+    templates = _configured_templates(config.get("chat_template"))
     if (path := directory / "chat_template.jinja").is_file():  # wins, as in transformers
         templates[DEFAULT] = path.read_text(encoding="utf-8")
     for path in sorted(directory.glob("additional_chat_templates/*.jinja")):
@@ -149,9 +147,7 @@ def _chat_templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str
     return templates
 
 
-def _configured_templates(configured: Any) -> Iterator[tuple[str, str]]:
-    """A template, or a list of {"name", "template"} objects."""
-    if isinstance(configured, str):
-        yield DEFAULT, configured
-    for entry in configured if isinstance(configured, list) else []:
-        yield entry["name"], entry["template"]
+def _configured_templates(configured: str | list[dict[str, str]] | None) -> dict[str, str]:
+    if isinstance(configured, list):
+        return {entry["name"]: entry["template"] for entry in configured}
+    return {} if configured is None else {DEFAULT: configured}
