@@ -5,8 +5,10 @@ import argparse
 from rich.console import Console
 
 from mii.bench.options import add_arguments, from_namespace
+from mii.openai_client import RequestFailed
 
 USAGE_ERROR = 2
+INTERRUPTED = 130
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -26,8 +28,18 @@ def run(args: argparse.Namespace) -> int:
     try:
         bench = from_namespace(args)
     except ValueError as error:
-        log.print(f"mii bench: {error}", style="red", markup=False, highlight=False)
+        complain(log, error)
         return USAGE_ERROR
     from mii.bench.session import Session  # matplotlib and grpc: not for `mii --help`
 
-    return Session(bench, log).run()
+    try:
+        return Session(bench, log).run()
+    except RequestFailed as error:
+        complain(log, error)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def complain(log: Console, error: Exception) -> None:
+    log.print(f"mii bench: {error}", style="red", markup=False, highlight=False)

@@ -20,9 +20,7 @@ from mii.bench.load import run_level
 from mii.bench.measure import Record, Summary, summarize
 from mii.bench.options import Bench
 from mii.bench.workload import Job, jobs, ordinary_ids
-from mii.errors import MIIError
 
-INTERRUPTED = 130
 WORDS_SHARE = 0.8  # of the model's length that prompts of words may fill, as their tokens are only estimated
 
 
@@ -36,18 +34,13 @@ class Session:
         self.context: dict[str, Any] = {}
 
     def run(self) -> int:
-        """Returns 0; 1 if a request failed or the server cannot be reached; 130 after Ctrl-C."""
-        code = 0
+        """Returns 1 if a request failed, else 0. Raises RequestFailed if the server cannot be reached."""
         try:
             uvloop.run(self._measure())
-        except KeyboardInterrupt:
-            code = INTERRUPTED
-        except MIIError as error:
-            self.log.print(f"mii bench: {error}", style="red", markup=False, highlight=False)
-            code = 1
-        if self.summaries:
-            self._report()
-        return code or int(any(summary.errors for summary in self.summaries))
+        finally:
+            if self.summaries:
+                self._report()
+        return int(any(summary.errors for summary in self.summaries))
 
     async def _measure(self) -> None:
         async with open_endpoint(self.bench.target) as endpoint:
