@@ -16,14 +16,20 @@ __all__ = [
     "RaggedBatch",
     "activate",
     "activate_and_mul",
+    "add_bias",
+    "apply_penalties",
+    "count_tokens",
+    "greedy",
     "layer_norm",
     "linear",
+    "log_probs",
     "moe_experts",
     "moe_gate",
     "pack_weight",
     "paged_attention",
     "rms_norm",
     "rope_and_store_kv",
+    "sample",
 ]
 
 
@@ -124,6 +130,90 @@ def moe_experts(
     """
     _check(weights.shape == experts.shape and len(gate_up) == len(down), "moe_experts", weights=weights)
     return reference.moe_experts(x, weights, experts, gate_up, down, kind)
+
+
+def greedy(logits: Tensor) -> Tensor:
+    """logits [n, vocab] -> [n] int64: the likeliest token, the lowest id among equals."""
+    _check(_is_table(logits), "greedy", logits=logits)
+    return reference.greedy(logits)
+
+
+def sample(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor | None,
+    top_p: Tensor | None,
+    min_p: Tensor | None,
+    seeds: Tensor,
+    positions: Tensor,
+) -> Tensor:
+    """One token for each row of logits [n, vocab] -> [n] int64; `reference.sampling` says exactly which.
+
+    temperature [n] float32, 0 is greedy; top_k [n] int32, 0 is off; top_p [n] float32, 1 is off; min_p [n]
+    float32, 0 is off; a filter that is None is off for all; seeds [n] int64; positions [n] integer, the
+    place that the token will take in its sequence.
+    """
+    rows = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "seeds": seeds,
+        "positions": positions,
+    }
+    given = {name: x for name, x in rows.items() if x is not None}
+    fits = _is_table(logits) and all(x.shape == logits.shape[:1] for x in given.values())
+    _check(fits, "sample", logits=logits, **given)
+    return reference.sample(logits, temperature, top_k, top_p, min_p, seeds, positions)
+
+
+def add_bias(logits: Tensor, rows: Tensor, token_ids: Tensor, values: Tensor) -> Tensor:
+    """logits [n, vocab], with values [m, b] float32 added at token_ids [m, b] int64 of rows [m] int64, as
+    float32. A token id that a row has twice gets both values."""
+    fits = _is_table(logits) and token_ids.dim() == 2
+    fits = fits and token_ids.shape == values.shape and rows.shape == token_ids.shape[:1]
+    _check(fits, "add_bias", logits=logits, rows=rows, token_ids=token_ids, values=values)
+    return reference.add_bias(logits, rows, token_ids, values)
+
+
+def apply_penalties(
+    logits: Tensor,
+    rows: Tensor,
+    slots: Tensor,
+    counts: Tensor,
+    in_prompt: Tensor,
+    repetition: Tensor,
+    presence: Tensor,
+    frequency: Tensor,
+) -> Tensor:
+    """logits [n, vocab] with the penalties of rows [m] int64, as float32.
+
+    slots [m] int64 says where a row's tokens are counted: counts [slots, vocab] int32 of its output,
+    in_prompt [slots, vocab] bool; repetition, presence, frequency [m] float32.
+    """
+    fits = _is_table(logits) and counts.shape == in_prompt.shape and counts.shape[1:] == logits.shape[1:]
+    fits = fits and all(x.shape == rows.shape for x in (slots, repetition, presence, frequency))
+    _check(fits, "apply_penalties", logits=logits, rows=rows, slots=slots, counts=counts, in_prompt=in_prompt)
+    return reference.apply_penalties(logits, rows, slots, counts, in_prompt, repetition, presence, frequency)
+
+
+def count_tokens(counts: Tensor, slots: Tensor, token_ids: Tensor) -> None:
+    """Adds one to counts [slots, vocab] int32 at each (slots, token_ids), [m] int64 both, in place."""
+    fits = _is_table(counts) and slots.dim() == 1 and slots.shape == token_ids.shape
+    _check(fits, "count_tokens", counts=counts, slots=slots, token_ids=token_ids)
+    reference.count_tokens(counts, slots, token_ids)
+
+
+def log_probs(logits: Tensor, token_ids: Tensor, num_top: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities under softmax(logits [n, vocab]): of token_ids [n] int64, [n] float32; then of the
+    num_top likeliest, best first: their ids [n, num_top] int64 and values [n, num_top] float32."""
+    fits = _is_table(logits) and token_ids.shape == logits.shape[:1] and 0 <= num_top <= logits.shape[1]
+    _check(fits, f"log_probs num_top={num_top}", logits=logits, token_ids=token_ids)
+    return reference.log_probs(logits, token_ids, num_top)
+
+
+def _is_table(x: Tensor) -> bool:
+    return x.dim() == 2 and x.shape[1] > 0
 
 
 def _check(condition: bool, op: str, **tensors: Tensor) -> None:

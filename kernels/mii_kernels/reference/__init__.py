@@ -6,17 +6,31 @@ from mii_kernels.reference.linear import can_pack, linear, pack
 from mii_kernels.reference.moe import moe_experts, moe_gate
 from mii_kernels.reference.norms import layer_norm, rms_norm
 from mii_kernels.reference.rotary import rope_and_store_kv
+from mii_kernels.reference.sampling import (
+    add_bias,
+    apply_penalties,
+    count_tokens,
+    greedy,
+    log_probs,
+    sample,
+)
 
 __all__ = [
     "activate",
     "activate_and_mul",
+    "add_bias",
+    "apply_penalties",
     "can_pack",
+    "count_tokens",
+    "greedy",
     "layer_norm",
     "linear",
+    "log_probs",
     "moe_experts",
     "moe_gate",
     "pack",
     "paged_attention",
     "rms_norm",
     "rope_and_store_kv",
+    "sample",
 ]

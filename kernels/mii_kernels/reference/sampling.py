@@ -5,20 +5,20 @@ of V tokens, all per row):
 
 1. x = logits in float32. NaN counts as -inf, +inf as the largest float32.
 2. Temperature 0, or no logit above -inf: the token is the argmax of x, the lowest id among equals.
-3. d_i = (max(x) - x_i) / temperature in float32: the distance from the best token, 0 for the best itself.
-   w_i = exp(-d_i): probabilities up to a factor.
-4. Each filter is a limit on d; the token survives if d_i <= limit, so tokens that tie with the last one
-   kept are all kept:
-   * top-k: the k-th smallest d. (More than k tokens survive a tie.)
-   * top-p: the smallest limit for which the tokens within it, of those that survived top-k, hold at least
-     top_p of the survivors' mass.
-   * min-p: -ln(min_p).
+3. z_i = (x_i - max(x)) / temperature in float32: 0 for the best token, below for the others.
+   w_i = exp(z_i): probabilities up to a factor.
+4. Each filter is a limit on z; a token survives if z_i >= limit, so tokens that tie with the last one kept
+   are all kept:
+   * top-k: the k-th largest z. (More than k tokens survive a tie.)
+   * top-p: the largest limit for which the tokens at or above it, of those that survived top-k, hold at
+     least top_p of the survivors' mass.
+   * min-p: ln(min_p).
    0 for top_k and min_p, 1 for top_p switch a filter off.
 5. u = uniform(seed, position) in [0, 1); the token is the first, in order of ids, for which the running sum
    of the survivors' w exceeds u times their total. Sums are taken in float64.
 
-No step sorts: the limits come from a radix search (`_limit`), the draw from sums over blocks of the
-vocabulary. Nothing depends on another row, and nothing waits for the device.
+Nothing depends on another row. On a GPU nothing waits for the device either, and nothing is sorted: limits
+come from a radix search. On a CPU the best NEAREST tokens of a row are tried first.
 """
 
 import math
@@ -30,7 +30,9 @@ from torch import Tensor
 from mii_kernels.reference.philox import uniform
 
 BLOCK = 256  # tokens of the vocabulary that are summed together before the running sum
+NEAREST = 256  # candidates that a CPU tries before the radix search
 RADIX = ((20, 11), (10, 10), (0, 10))  # (shift, bits) of the digits of a non-negative float32, highest first
+INFINITY_BITS = 0x7F800000
 
 
 def greedy(logits: Tensor) -> Tensor:
@@ -55,9 +57,11 @@ def sample(
     """
     scores = _scores(logits)
     best = _argmax(scores)
-    distance = _distance(scores, temperature)
-    weights = torch.exp(-distance)
-    weights = _within(weights, distance, _limits(distance, weights, top_k, top_p, min_p))
+    z = _scaled(scores, temperature)
+    weights = z.exp()
+    limit = _limits(z, weights, top_k, top_p, min_p)
+    if limit is not None:
+        weights = _kept(weights, z, limit)
     drawn, total = _draw(weights, uniform(seeds, positions))
     return torch.where((temperature > 0) & (total > 0), drawn, best)
 
@@ -127,7 +131,7 @@ def _scores(logits: Tensor) -> Tensor:
 
 
 def _blocks(x: Tensor) -> Tensor:
-    return x.view(x.shape[0], -1, BLOCK)  # [n, blocks, BLOCK]
+    return x.view(x.shape[0], x.shape[1] // BLOCK, BLOCK)
 
 
 def _block(x: Tensor, index: Tensor) -> Tensor:
@@ -142,56 +146,81 @@ def _argmax(scores: Tensor) -> Tensor:
     return (block * BLOCK + inside).squeeze(-1)
 
 
-def _distance(scores: Tensor, temperature: Tensor) -> Tensor:
-    """[n, width] float32, >= 0. Greedy rows get temperature 1: what is drawn for them is not used."""
+def _scaled(scores: Tensor, temperature: Tensor) -> Tensor:
+    """z [n, width]. Greedy rows get temperature 1: what is drawn for them is not used."""
     best = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
-    return (best - scores).div_(torch.where(temperature > 0, temperature, 1.0)[:, None])
+    return scores.sub_(best).div_(torch.where(temperature > 0, temperature, 1.0)[:, None])
 
 
 def _limits(
-    distance: Tensor, weights: Tensor, top_k: Tensor | None, top_p: Tensor | None, min_p: Tensor | None
-) -> Tensor:
-    """[n, 1] int32: the bits of the largest distance that survives all filters."""
-    limit = torch.full_like(distance[:, :1], math.inf).view(torch.int32)
+    z: Tensor, weights: Tensor, top_k: Tensor | None, top_p: Tensor | None, min_p: Tensor | None
+) -> Tensor | None:
+    """[n, 1] float32: the strictest of the filters' limits; None if there is no filter."""
+    nearest = None if z.is_cuda or (top_k is None and top_p is None) else _nearest(z)
+    limit = None
     if top_k is not None:
-        kth = _limit(distance, torch.ones_like(distance), top_k.double()[:, None])
-        limit = torch.where(top_k[:, None] > 0, kth, limit)
-        weights = _within(weights, distance, limit)
+        off = top_k[:, None] <= 0
+        kth = _limit(z, z.new_ones(()).expand_as(z), top_k.double()[:, None], nearest)
+        limit = torch.where(off, -math.inf, kth)
+        weights = _kept(weights, z, limit)
     if top_p is not None:
+        off = top_p[:, None] >= 1
         total = _blocks(weights).sum(-1, dtype=torch.float64).sum(-1, keepdim=True)
-        nucleus = _limit(distance, weights, top_p[:, None] * total)
-        limit = torch.where(top_p[:, None] < 1, torch.minimum(limit, nucleus), limit)
+        nucleus = _limit(z, weights, torch.where(off, 0.0, top_p[:, None] * total), nearest)
+        limit = _stricter(limit, torch.where(off, -math.inf, nucleus))
     if min_p is not None:
-        limit = torch.minimum(limit, min_p.log().abs().view(torch.int32)[:, None])
+        limit = _stricter(limit, min_p[:, None].log())
     return limit
 
 
-def _within(weights: Tensor, distance: Tensor, limit: Tensor) -> Tensor:
-    """weights [n, width] where distance <= limit [n, 1] (as bits), elsewhere 0."""
-    return torch.where(distance.view(torch.int32) <= limit, weights, 0.0)
+def _stricter(limit: Tensor | None, other: Tensor) -> Tensor:
+    return other if limit is None else torch.maximum(limit, other)
 
 
-def _limit(distance: Tensor, weights: Tensor, target: Tensor) -> Tensor:
-    """The smallest distance within which the weights add up to target [n, 1] float64, as its bits [n, 1] int32.
+def _kept(weights: Tensor, z: Tensor, limit: Tensor) -> Tensor:
+    """weights [n, width] where z >= limit [n, 1], elsewhere 0."""
+    return torch.where(z >= limit, weights, 0.0)
 
-    Non-negative floats are ordered like their bits, so the bits are found digit by digit: a histogram of the
-    weights over the next digit of all distances that share the digits found so far, with one more bin for
-    those before and one for those after, says in which digit the running sum reaches the target.
+
+def _nearest(z: Tensor) -> tuple[Tensor, Tensor]:
+    """The NEAREST largest of each row, largest first, and where they are."""
+    values, ids = z.topk(min(NEAREST, z.shape[-1]), dim=-1)
+    return values, ids
+
+
+def _limit(z: Tensor, weights: Tensor, target: Tensor, nearest: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The largest limit [n, 1] for which the weights of all z >= limit add up to target [n, 1] float64."""
+    if nearest is None:
+        return _radix_limit(z, weights, target)
+    values, ids = nearest
+    reached = (weights.gather(1, ids).double().cumsum(-1) < target).sum(-1, keepdim=True)
+    limit = values.gather(1, reached.clamp(max=values.shape[-1] - 1))
+    rest = (reached.squeeze(-1) == values.shape[-1]).nonzero().squeeze(-1)
+    if len(rest):
+        limit[rest] = _radix_limit(z[rest], weights[rest], target[rest])
+    return limit
+
+
+def _radix_limit(z: Tensor, weights: Tensor, target: Tensor) -> Tensor:
+    """`_limit`, digit by digit: non-negative floats are ordered like their bits, so are the bits of -z.
+
+    A histogram of the weights over the next digit of all -z that share the digits found so far, with one more
+    bin for those before and one for those after, says in which digit the running sum reaches the target.
     """
-    bits = distance.view(torch.int32)
+    bits = z.abs().view(torch.int32)
     mass = weights.double()
     found = torch.zeros_like(bits[:, :1])
     for shift, width in RADIX:
         bins = 1 << width
-        digit = ((bits - found).clamp_(-1, bins << shift) >> shift).add_(1)  # 0: before, bins + 1: after
+        digit = ((bits - found) >> shift).clamp_(-1, bins).add_(1)  # 0: before, bins + 1: after
         histogram = mass.new_zeros(bits.shape[0], bins + 2).scatter_add_(1, digit.long(), mass)
         reached = (histogram.cumsum(-1) < target).sum(-1, keepdim=True, dtype=torch.int32)
         found = found + ((reached - 1).clamp_(0, bins - 1) << shift)
-    return found
+    return found.clamp_(max=INFINITY_BITS).view(torch.float32).neg()
 
 
 def _draw(weights: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverse CDF over weights [n, width] at u [n] float64 -> token ids [n] int64, total weight [n] float64."""
+    """Inverse CDF of weights [n, width] at u [n] float64 -> token ids [n] int64, total weight [n] float64."""
     sums = _blocks(weights).sum(-1, dtype=torch.float64).cumsum(-1)  # [n, blocks]
     target = u[:, None] * sums[:, -1:]
     block = _first_above(sums, target)

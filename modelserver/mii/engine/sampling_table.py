@@ -8,6 +8,8 @@ Nothing here loops over sequences after `open`: plan and pack are a few array op
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from functools import reduce
+from operator import or_
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +22,8 @@ MASK_64 = 0xFFFFFFFFFFFFFFFF
 class Column(IntEnum):
     """Words of a packed row. Floats travel as their bits.
 
-    PENALISED and BIASED are not about their row: read downwards, the first `SamplingPlan.penalised` (`biased`)
-    words of the column are the indices within the step of the rows that have penalties (biases).
+    PENALISED and BIASED are not about their row: read downwards, the first `SamplingPlan.penalised`
+    (`biased`) words of the column are the indices within the step of the rows that have penalties (biases).
     """
 
     ROW = 0  # of the table, and of the sampler's state
@@ -94,9 +96,7 @@ class SamplingTable:
             logprobs=None if logprobs < 0 else logprobs,
         )
 
-    def pack(
-        self, rows: NDArray[np.integer], positions: NDArray[np.integer], out: NDArray[np.int32]
-    ) -> None:
+    def pack(self, rows: NDArray[np.integer], positions: NDArray[np.integer], out: NDArray[np.int32]) -> None:
         """Fills out [n, WIDTH], as the plan of the same rows and positions expects it."""
         out[:] = self._words[rows]
         out[:, Column.POSITION] = positions
@@ -105,24 +105,24 @@ class SamplingTable:
             members = np.flatnonzero(row_needs & need)
             out[: len(members), column] = members
 
-    def _needs_at(
-        self, rows: NDArray[np.integer], positions: NDArray[np.integer]
-    ) -> NDArray[np.signedinteger]:
+    def _needs_at(self, rows: NDArray[np.integer], positions: NDArray[np.integer]) -> NDArray[np.int32]:
         short = positions < self._min_length[rows]
-        return self._needs[rows] | short * np.int32(Need.BIAS)
+        result: NDArray[np.int32] = self._needs[rows] | short * np.int32(Need.BIAS)
+        return result
 
 
 def needs(params: SamplingParams) -> Need:
     """What holds at every position of the request. Filters change nothing for a greedy one."""
     sampling = params.temperature > 0
-    needed = Need(0)
-    needed |= Need.SAMPLING if sampling else Need(0)
-    needed |= Need.TOP_K if sampling and params.top_k > 0 else Need(0)
-    needed |= Need.TOP_P if sampling and params.top_p < 1 else Need(0)
-    needed |= Need.MIN_P if sampling and params.min_p > 0 else Need(0)
-    needed |= Need.PENALTIES if has_penalties(params) else Need(0)
-    needed |= Need.BIAS if params.logit_bias else Need(0)
-    return needed
+    held = {
+        Need.SAMPLING: sampling,
+        Need.TOP_K: sampling and params.top_k > 0,
+        Need.TOP_P: sampling and params.top_p < 1,
+        Need.MIN_P: sampling and params.min_p > 0,
+        Need.PENALTIES: has_penalties(params),
+        Need.BIAS: bool(params.logit_bias),
+    }
+    return reduce(or_, (need for need, holds in held.items() if holds), Need(0))
 
 
 def has_penalties(params: SamplingParams) -> bool:
