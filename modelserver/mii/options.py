@@ -127,10 +127,10 @@ def mii_options(kwargs: Mapping[str, Any]) -> MIIOptions:
 def check_prompt_length(length: int, limits: ModelLimits, *, param: str, new_tokens: int = 1) -> None:
     """Raises InvalidRequest when the prompt is empty or leaves no room for `new_tokens` more."""
     if length == 0:
-        raise InvalidRequest("the prompt is empty", param=param)
+        raise InvalidRequest(f"'{param}': the prompt is empty", param=param)
     if length + new_tokens > limits.max_model_len:
         raise InvalidRequest(
-            f"the prompt has {length} tokens; the model takes at most {limits.max_model_len} of prompt and "
+            f"'{param}': the prompt has {length} tokens; the model takes at most {limits.max_model_len} of prompt and "
             "output together",
             param=param,
             code="context_length_exceeded",

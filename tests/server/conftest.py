@@ -96,6 +96,7 @@ class FakeEngine:
         self.running: set[str] = set()
         self.aborted: list[str] = []
         self.stopped = False
+        self.tokens_made = 0
         self._dead: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @property
@@ -148,8 +149,9 @@ class FakeEngine:
             if i == self.crash_at:
                 raise RuntimeError("secret internals")
             token = self._token(i, sampling.seed)
+            self.tokens_made += 1
             piece = self.tokenizer.decode([token], skip_special_tokens=params.skip_special_tokens)
-            text += piece
+            text += piece if params.stop else ""
             stop = next((stop for stop in params.stop if stop in text), None)
             ended = token == EOS and not sampling.ignore_eos
             reason = "stop" if ended or stop else "length" if i + 1 == sampling.max_tokens else None
@@ -269,7 +271,13 @@ async def start_server(engine: FakeEngine) -> AsyncIterator[Start]:
                 await loaded
             return engine
 
-        names = {"model": MODEL, "deployment_name": DEPLOYMENT, "port": 0, "grpc_port": 0, "drain_timeout": 5.0}
+        names = {
+            "model": MODEL,
+            "deployment_name": DEPLOYMENT,
+            "port": 0,
+            "grpc_port": 0,
+            "drain_timeout": 5.0,
+        }
         server = Server(ServerArgs(**names | options), load)
         running = Running(server, engine, asyncio.create_task(server.run()))
         started.append(running)
@@ -302,7 +310,7 @@ async def client(server: Running) -> AsyncIterator[openai.AsyncOpenAI]:
 async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
     """Waits for a condition, for as long as a broken server may be given."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - conditions are of the code under test
             await asyncio.sleep(0.005)
 
 

@@ -68,7 +68,8 @@ def check_count(count: int, *, param: str) -> None:
     """Raises InvalidRequest if one request asks for too many generations."""
     if count > MAX_GENERATIONS:
         raise InvalidRequest(
-            f"{count} generations in one request; at most {MAX_GENERATIONS} are served", param=param
+            f"'{param}': {count} generations in one request; at most {MAX_GENERATIONS} are served",
+            param=param,
         )
 
 
