@@ -101,10 +101,10 @@ def _explain(error: Exception, repo: str, revision: str) -> str:
             return f"{repo}: not found on {constants.ENDPOINT}: check the id; if it is private, set HF_TOKEN"
         case errors.RevisionNotFoundError():
             return f"{repo}: has no branch, tag or commit {revision!r}"
-        case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
-            return f"{repo}: {constants.ENDPOINT} refuses access: set HF_TOKEN to a token that may read it"
         case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled():
             return _unreachable(repo, revision)
+        case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
+            return f"{repo}: {constants.ENDPOINT} refuses access: set HF_TOKEN to a token that may read it"
         case PermissionError():
             return f"{repo}: cannot write to {error.filename}: set HF_HOME to a writable directory"
     return f"{repo}: download failed ({type(error).__name__}: {error}); start again to go on from there"
