@@ -32,6 +32,11 @@ def request_headers(headers: Mapping[str, str], request_id: str) -> CIMultiDict[
     return kept
 
 
+def not_utf8(headers: Mapping[str, str]) -> str | None:
+    """The name of a header whose bytes would not survive being passed on; None if all would."""
+    return next((name for name, value in headers.items() if not _is_text(value)), None)
+
+
 def end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
     """A copy without what concerns one connection only."""
     dropped = HOP_BY_HOP | _named_by_connection(headers)
@@ -40,3 +45,8 @@ def end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
 
 def _named_by_connection(headers: Mapping[str, str]) -> set[str]:
     return {name.strip().lower() for name in headers.get("Connection", "").split(",")}
+
+
+def _is_text(value: str) -> bool:
+    """False for surrogates, which stand for bytes that are not UTF-8."""
+    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from aiohttp.http_exceptions import HttpProcessingError
+
 
 class JsonFormatter(logging.Formatter):
     """time, level, logger, message; then what `extra={"fields": {...}}` says."""
@@ -32,6 +34,11 @@ class _Handoff(logging.handlers.QueueHandler):
         return record
 
 
+def _not_a_malformed_request(record: logging.LogRecord) -> bool:
+    """aiohttp logs a traceback for each, and anyone can send them."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 @contextmanager
 def logging_to_stderr(level: str) -> Iterator[None]:
     """Within, a reader of the log that is slow does not hold up the event loop."""
@@ -40,6 +47,7 @@ def logging_to_stderr(level: str) -> Iterator[None]:
     lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     listener = logging.handlers.QueueListener(lines, writer)
     handoff = _Handoff(lines)
+    handoff.addFilter(_not_a_malformed_request)
     root = logging.getLogger()
     root.setLevel(level.upper())
     root.addHandler(handoff)

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from mii_gateway.dispatch import Dispatcher
 from mii_gateway.errors import Refusal, body_too_large
-from mii_gateway.headers import REQUEST_ID, request_headers
+from mii_gateway.headers import REQUEST_ID, not_utf8, request_headers
 from mii_gateway.lifecycle import Lifecycle
 from mii_gateway.record import Record, Recorder
 from mii_gateway.relay import Relay
@@ -84,6 +84,8 @@ class HttpProxy:
         """The whole request. Raises Refusal if it is too large, too slow or malformed."""
         if self._declared_too_large(request):
             raise body_too_large(self._limits.max_body_bytes)
+        if header := not_utf8(request.headers):
+            raise Refusal(400, f"the value of the header {header!r} is not UTF-8", code="invalid_header")
         body = await self._read_body(request)
         record.got_body(len(body))
         return Outgoing(

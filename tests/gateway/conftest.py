@@ -5,7 +5,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -19,6 +19,7 @@ from mii_gateway.gateway import Gateway
 from mii_spec.launch import GatewayArgs
 
 HOST = "127.0.0.1"
+MESSAGE_SIZES = [("grpc.max_send_message_length", 2**27), ("grpc.max_receive_message_length", 2**27)]
 
 
 async def _until(condition: Callable[[], Any], seconds: float = 5.0) -> None:
@@ -47,6 +48,7 @@ class FakeReplica(grpc.GenericRpcHandler):
         self.left = 0  # requests whose client went away
         self.respond: Callable[[web.Request], Awaitable[web.StreamResponse]] = self._say_who
         self.respond_grpc: Callable[[Any, Any], Any] = self._echo
+        self.answer_unary: Callable[[bytes], Awaitable[bytes]] | None = None  # instead of respond_grpc
         self.http_port = 0
         self.grpc_port = 0
 
@@ -63,18 +65,22 @@ class FakeReplica(grpc.GenericRpcHandler):
         app = web.Application(client_max_size=2**26)
         app.router.add_get("/health/ready", self._health)
         app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(
+            app, handler_cancellation=True, auto_decompress=False, access_log=None, shutdown_timeout=0.1
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, HOST, self.http_port)
         await site.start()
         self.http_port = self._runner.addresses[0][1]
-        self._grpc = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._grpc = grpc.aio.server(options=[("grpc.so_reuseport", 0), *MESSAGE_SIZES])
         self._grpc.add_generic_rpc_handlers((self,))
         self.grpc_port = self._grpc.add_insecure_port(f"{HOST}:{self.grpc_port}")
         await self._grpc.start()
 
     async def kill(self) -> None:
         """As SIGKILL does: every connection breaks, and nobody listens."""
+        if self._runner.server is None:
+            return
         for connection in self._runner.server.connections:
             if connection.transport is not None:
                 connection.transport.abort()
@@ -89,6 +95,12 @@ class FakeReplica(grpc.GenericRpcHandler):
                 self.left += 1
                 raise
 
+        async def handle_unary(message: bytes, context: Any) -> bytes:
+            self.calls.append((details.method, dict(context.invocation_metadata())))
+            return await self.answer_unary(message)
+
+        if self.answer_unary:
+            return grpc.unary_unary_rpc_method_handler(handle_unary)
         return grpc.stream_stream_rpc_method_handler(handle)
 
     async def _health(self, request: web.Request) -> web.Response:
@@ -118,7 +130,6 @@ class RunningGateway:
     probe_url: str
     grpc_target: str
     session: aiohttp.ClientSession
-    _: Any = field(default=None, repr=False)
 
     @property
     def port(self) -> int:
@@ -192,7 +203,6 @@ def channel(stack):
     """Opens a client's channel to a gRPC target."""
 
     async def connect(target: str) -> grpc.aio.Channel:
-        options = [(f"grpc.max_{way}_message_length", 2**27) for way in ("send", "receive")]
-        return await stack.enter_async_context(grpc.aio.insecure_channel(target, options=options))
+        return await stack.enter_async_context(grpc.aio.insecure_channel(target, options=MESSAGE_SIZES))
 
     return connect
