@@ -22,7 +22,11 @@ def launch(config: MIIConfig) -> None:
     Raises DeploymentFailed with the failed process's words, or MIIError when a port, a GPU or the name is
     taken. However it raises, no process is left.
     """
-    prepared = prepare(config)
+    start(prepare(config))
+
+
+def start(prepared: LocalPlan) -> None:
+    """Runs a prepared plan under a detached supervisor; as launch does."""
     supervisor = _start(prepared)
     try:
         _wait_ready(prepared, supervisor)

@@ -121,8 +121,10 @@ def gateway(
 
 
 def reachable(host: str) -> str:
-    """Where a server that listens on `host` is reached from this machine."""
-    return HOST if host in ("0.0.0.0", "::", "", "localhost") else host
+    """Where a server that listens on `host` is reached from this machine, as URLs write it."""
+    if host in ("0.0.0.0", "::", "", "localhost"):
+        return HOST
+    return f"[{host}]" if ":" in host else host
 
 
 def has_option(args: Sequence[str], name: str) -> bool:
