@@ -53,16 +53,6 @@ def open_checkpoint(snapshot: Snapshot) -> Checkpoint:
     return SafetensorsCheckpoint(snapshot.directory)
 
 
-class Weights(Protocol):
-    """Where a decoder's parameters come from."""
-
-    def has(self, name: str) -> bool: ...
-
-    def take(self, name: str, *shape: int) -> torch.Tensor: ...
-
-    def finish(self) -> None: ...
-
-
 class WeightReader:
     """Takes a checkpoint's tensors one by one, and knows at the end which were not taken.
 
@@ -127,7 +117,10 @@ def _similar(name: str, names: frozenset[str]) -> str:
 
 
 class RandomWeights:
-    """Has every tensor: normal(0, 0.02), and ones for norms. The same seed, name and shape give the same."""
+    """Draws whatever is asked for: normal(0, 0.02), and ones for norms.
+
+    The same seed, name and shape give the same tensor, in whatever order they are taken.
+    """
 
     def __init__(self, *, dtype: torch.dtype, device: torch.device | str, seed: int = 0) -> None:
         self._dtype = dtype
@@ -135,7 +128,8 @@ class RandomWeights:
         self._seed = seed
 
     def has(self, name: str) -> bool:  # noqa: ARG002 - WeightReader's signature
-        return True
+        """Nothing optional (a head beside tied embeddings): what must be there is taken without asking."""
+        return False
 
     def take(self, name: str, *shape: int) -> torch.Tensor:
         """Tensor `shape`, drawn on the device."""
