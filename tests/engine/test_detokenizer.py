@@ -135,7 +135,9 @@ def oracle(texts: list[str], stops: Sequence[str], include: bool, min_tokens: in
 
 
 TOKENS = ["a", "b", "ab", "ba", "aa", " a", "\n", "abc", "é", "<"]
-stop_lists = st.lists(st.text("ab \né<", min_size=1, max_size=5), max_size=6)
+stop_lists = st.lists(
+    st.text("ab", min_size=1, max_size=5) | st.text("ab \né<", min_size=1, max_size=5), max_size=6
+)
 
 
 @settings(deadline=None, max_examples=500)
@@ -147,6 +149,7 @@ stop_lists = st.lists(st.text("ab \né<", min_size=1, max_size=5), max_size=6)
     min_tokens=st.integers(0, 8),
 )
 @example(texts=["a", "ab"], stops=["aab", "ab", "b"], sizes=[], include=False, min_tokens=0)
+@example(texts=["a", "b", "a"], stops=["aba", "b"], sizes=[], include=False, min_tokens=0)
 @example(texts=["a", "b", "ab"], stops=["ab"], sizes=[3], include=False, min_tokens=1)
 def test_stops_as_in_the_whole_text(
     tokenizer: Tokenizer,

@@ -104,7 +104,11 @@ class Engine:
         seconds = 0.0
         for attempt in range(2):
             sampling = SamplingParams(max_tokens=0)
-            self.add(EngineRequest(f"warm-up-{attempt}", [0] * num_tokens, sampling, cache_salt=f"warm-up-{attempt}"))
+            self.add(
+                EngineRequest(
+                    f"warm-up-{attempt}", [0] * num_tokens, sampling, cache_salt=f"warm-up-{attempt}"
+                )
+            )
             begun = time.monotonic()
             while self.has_work():
                 self.step()

@@ -53,7 +53,9 @@ def load_model(config: EngineConfig) -> LoadedModel:
     else:
         checkpoint = open_checkpoint(snapshot)
         with loading_progress(checkpoint.total_bytes) as on_bytes:
-            reader = WeightReader(checkpoint, dtype=dtype, device=device, ignore=names.ignore, on_bytes=on_bytes)
+            reader = WeightReader(
+                checkpoint, dtype=dtype, device=device, ignore=names.ignore, on_bytes=on_bytes
+            )
             decoder = Builder(
                 description, names, reader, max_model_len=length, device=device, pack=config.prepack_weights
             ).build()

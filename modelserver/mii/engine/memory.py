@@ -29,7 +29,9 @@ def block_bytes(description: Description, dtype: torch.dtype) -> int:
     return 2 * elements * dtype.itemsize
 
 
-def num_kv_blocks(config: EngineConfig, description: Description, dtype: torch.dtype, device: torch.device) -> int:
+def num_kv_blocks(
+    config: EngineConfig, description: Description, dtype: torch.dtype, device: torch.device
+) -> int:
     """Raises ModelLoadError if not even one sequence of the asked length fits."""
     free = free_bytes(device)
     if config.kv_blocks is not None:

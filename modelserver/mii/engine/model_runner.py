@@ -34,8 +34,17 @@ class LaunchedStep:
         token_ids = tokens.token_ids.tolist()
         if tokens.logprobs is None or tokens.top_ids is None or tokens.top_logprobs is None:
             return [(token, None) for token in token_ids]
-        rows = zip(token_ids, tokens.logprobs.tolist(), tokens.top_ids.tolist(), tokens.top_logprobs.tolist(), strict=True)
-        return [(token, TokenLogprob(token, own, list(zip(ids, values, strict=True)))) for token, own, ids, values in rows]
+        rows = zip(
+            token_ids,
+            tokens.logprobs.tolist(),
+            tokens.top_ids.tolist(),
+            tokens.top_logprobs.tolist(),
+            strict=True,
+        )
+        return [
+            (token, TokenLogprob(token, own, list(zip(ids, values, strict=True))))
+            for token, own, ids, values in rows
+        ]
 
 
 class ModelRunner:
@@ -48,7 +57,10 @@ class ModelRunner:
         self.device = model.device
         self.cache = _allocate_cache(model.description, kv_blocks, model.dtype, model.device)
         self.builder = BatchBuilder(
-            max_running=max_running, max_model_len=max_model_len, token_budget=token_budget, device=model.device
+            max_running=max_running,
+            max_model_len=max_model_len,
+            token_budget=token_budget,
+            device=model.device,
         )
         self.sampler = Sampler(model.description.vocab_size, max_running, model.device)
         # What a row sampled last feeds its next step without a detour over the host.
@@ -74,7 +86,9 @@ class ModelRunner:
         return LaunchedStep(batch.sampled, prompt_logprobs, tokens, done)
 
 
-def _allocate_cache(description: Description, blocks: int, dtype: torch.dtype, device: torch.device) -> KVCache:
+def _allocate_cache(
+    description: Description, blocks: int, dtype: torch.dtype, device: torch.device
+) -> KVCache:
     """Zeroed: a tile's unwritten rows are read with weight 0, and 0 times NaN would be NaN."""
     shape = (blocks, description.kv_heads, BLOCK_SIZE, description.head_dim)
 

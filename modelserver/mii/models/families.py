@@ -251,7 +251,7 @@ def _qwen_experts(config: Config, *, shared_intermediate: int) -> Experts:
     step, dense = config.get("decoder_sparse_step", 1), config.get("mlp_only_layers") or []
     layers = range(_need(config, "num_hidden_layers"))
     return Experts(
-        count=_need(config, "num_experts"),
+        count=config.get("num_local_experts") or _need(config, "num_experts"),
         per_token=_need(config, "num_experts_per_tok"),
         intermediate=_need(config, "moe_intermediate_size"),
         renormalise=bool(config.get("norm_topk_prob")),

@@ -1,0 +1,242 @@
+"""The engine as the event loop sees it: an asyncio façade over the engine's own process.
+
+generate() ── tokenise (thread) ── check ──> PUSH ═ipc═> engine process
+Output <── detokenise <── reader task <── PULL <═ipc═
+"""
+
+import asyncio
+import signal
+import sys
+import tempfile
+import time
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from mii.config import EngineConfig
+from mii.core import (
+    AbortRequest,
+    EngineInfo,
+    EngineListener,
+    EngineStats,
+    GenerateParams,
+    Health,
+    Output,
+    StepOutputs,
+)
+from mii.engine.process import Failed, FromEngine, Startup
+from mii.engine.request import make_request
+from mii.engine.stream import Stream
+from mii.errors import EngineDead, ModelLoadError
+from mii.models.snapshot import fetch
+from mii.models.tokenizer import Tokenizer, load_tokenizer
+
+
+class AsyncEngine:
+    """One engine process and its open requests. Make it with `await AsyncEngine.start(config)`."""
+
+    def __init__(
+        self, config: EngineConfig, tokenizer: Tokenizer, link: "EngineLink", info: EngineInfo
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.info = info
+        self.stats = EngineStats()
+        self.listeners: list[EngineListener] = []
+        self._config = config
+        self._link = link
+        self._streams: dict[str, Stream] = {}
+        self._dead: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._last_sign = time.monotonic()
+        self._tasks = [
+            asyncio.create_task(work) for work in (self._read(), self._watch_exit(), self._watch_pulse())
+        ]
+
+    @classmethod
+    async def start(cls, config: EngineConfig) -> "AsyncEngine":
+        """Starts the process and waits until its model is loaded. Raises ModelLoadError with the reason."""
+        link = await EngineLink.open(config)
+        try:
+            tokenizer = await asyncio.to_thread(_load_tokenizer, config)
+            info = await link.ready()
+        except BaseException:
+            await link.close()
+            raise
+        return cls(config, tokenizer, link, info)
+
+    @property
+    def num_open(self) -> int:
+        """Requests that have not ended."""
+        return len(self._streams)
+
+    @property
+    def health(self) -> Health:
+        return Health(False, self._dead.result()) if self._dead.done() else Health(True)
+
+    async def wait_dead(self) -> str:
+        """Returns the reason once the engine has died or stalled."""
+        return await asyncio.shield(self._dead)
+
+    async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens=add_special_tokens)
+
+    async def generate(
+        self,
+        prompt: str | list[int],
+        params: GenerateParams,
+        *,
+        request_id: str | None = None,
+        cache_salt: str = "",
+    ) -> AsyncIterator[Output]:
+        """Yields chunks as they come; the last has a finish_reason. Closing the iterator aborts the request.
+
+        Raises InvalidRequest before the first chunk, EngineDead at any time.
+        """
+        arrival = time.monotonic()
+        token_ids = await self.encode(prompt) if isinstance(prompt, str) else prompt
+        request_id = request_id or uuid4().hex
+        request = make_request(
+            request_id, token_ids, params, self.info, self.tokenizer, cache_salt=cache_salt
+        )
+        if self._dead.done():
+            raise EngineDead(self._dead.result())
+        stream = Stream(request, params, self.tokenizer, self.listeners, arrival)
+        self._streams[request_id] = stream
+        try:
+            await self._link.send(request)
+            async for output in stream:
+                yield output
+        finally:
+            if self._streams.pop(request_id, None) is not None and not stream.engine_done:
+                await self._abort(request_id)
+
+    async def stop(self) -> None:
+        """Ends the engine process; open requests end with EngineDead."""
+        self._die("the engine was stopped")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._link.close()
+
+    async def _abort(self, request_id: str) -> None:
+        if not self._dead.done():
+            await self._link.send(AbortRequest(request_id))
+
+    async def _read(self) -> None:
+        while True:
+            message = await self._link.receive()
+            self._last_sign = time.monotonic()
+            if isinstance(message, StepOutputs):
+                await self._deliver(message)
+            elif isinstance(message, Failed):
+                self._die(f"the engine failed: {message.error}")
+                return
+
+    async def _deliver(self, step: StepOutputs) -> None:
+        self.stats = step.stats
+        for listener in self.listeners:
+            listener.on_step(step.stats)
+        for output in step.outputs:
+            stream = self._streams.get(output.request_id)
+            if stream is not None and not stream.closed:
+                stream.put(output)
+                if stream.closed and not stream.engine_done:  # a stop string, which only the text shows
+                    await self._abort(output.request_id)
+                    stream.engine_done = True
+
+    async def _watch_exit(self) -> None:
+        code = await self._link.process.wait()
+        await asyncio.sleep(0)  # let the reader take the last words first
+        self._die(f"the engine process {_ending(code)}")
+
+    async def _watch_pulse(self) -> None:
+        limit = self._config.heartbeat_timeout
+        while (left := self._last_sign + limit - time.monotonic()) > 0:
+            await asyncio.sleep(left)
+        self._die(f"the engine has not finished a step for {limit:g} s")
+        self._link.kill()
+
+    def _die(self, reason: str) -> None:
+        if not self._dead.done():
+            self._dead.set_result(reason)
+        for stream in self._streams.values():
+            stream.fail(EngineDead(self._dead.result()))
+
+
+class EngineLink:
+    """The process and the two sockets to it."""
+
+    def __init__(self, directory: "tempfile.TemporaryDirectory[str]") -> None:
+        self._directory = directory
+        self._context = zmq.asyncio.Context()
+        self._outbox = self._context.socket(zmq.PUSH)
+        self._inbox = self._context.socket(zmq.PULL)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(FromEngine)
+        self.process: Process
+
+    @classmethod
+    async def open(cls, config: EngineConfig) -> "EngineLink":
+        # The directory is readable by its owner alone, and so are the sockets in it.
+        link = cls(tempfile.TemporaryDirectory(prefix="mii-"))
+        requests, results = (f"ipc://{Path(link._directory.name) / name}" for name in ("requests", "results"))
+        link._outbox.bind(requests)
+        link._inbox.bind(results)
+        link.process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "mii.engine.process"),
+            stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C in the terminal is for the server, which drains first
+        )
+        assert link.process.stdin is not None
+        startup = Startup(config=config, inbox=requests, outbox=results)
+        link.process.stdin.write(msgspec.json.encode(startup) + b"\n")
+        return link
+
+    async def ready(self) -> EngineInfo:
+        """Waits until the model is loaded. Raises ModelLoadError with the engine's own words."""
+        message = asyncio.ensure_future(self.receive())
+        exited = asyncio.ensure_future(self.process.wait())
+        await asyncio.wait((message, exited), return_when=asyncio.FIRST_COMPLETED)
+        exited.cancel()
+        if not message.done():  # perhaps its last words are still on their way
+            await asyncio.wait((message,), timeout=0.5)
+        if not message.done():
+            message.cancel()
+            raise ModelLoadError(f"the engine process {_ending(self.process.returncode)} while loading")
+        first = message.result()
+        if isinstance(first, Failed):
+            raise ModelLoadError(first.error)
+        assert isinstance(first, EngineInfo), "an engine's first message says what it is"
+        return first
+
+    async def send(self, message: msgspec.Struct) -> None:
+        await self._outbox.send(self._encoder.encode(message))
+
+    async def receive(self) -> FromEngine:
+        message: FromEngine = self._decoder.decode(await self._inbox.recv())
+        return message
+
+    def kill(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+
+    async def close(self) -> None:
+        self.kill()
+        await self.process.wait()
+        self._context.destroy(linger=0)
+        self._directory.cleanup()
+
+
+def _load_tokenizer(config: EngineConfig) -> Tokenizer:
+    source = config.tokenizer or config.model
+    return load_tokenizer(fetch(source, "main" if config.tokenizer else config.revision, weights=False))
+
+
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"

@@ -1,0 +1,115 @@
+"""The engine's own process: `python -m mii.engine.process`, started by AsyncEngine.
+
+Its standard input brings one line of JSON (Startup) and then stays open for as long as the parent lives.
+Requests come in and results go out over two private ZeroMQ sockets, one message per step.
+"""
+
+import logging
+import os
+import sys
+import threading
+from typing import NoReturn
+
+import msgspec
+import zmq
+
+from mii.config import EngineConfig
+from mii.core import AbortRequest, EngineInfo, EngineOutput, EngineRequest, StepOutputs
+from mii.engine.engine import Engine
+from mii.errors import InvalidRequest, MIIError
+
+HEARTBEAT_MS = 500  # how long an idle engine waits before it says that it lives
+
+log = logging.getLogger(__name__)
+
+
+class Startup(msgspec.Struct, frozen=True):
+    config: EngineConfig
+    inbox: str  # address to receive requests at
+    outbox: str  # address to send results to
+
+
+class Failed(msgspec.Struct, tag="failed"):
+    """The engine's last words. `expected`: an error meant for users, whose text says it all."""
+
+    error: str
+    expected: bool
+
+
+ToEngine = EngineRequest | AbortRequest
+FromEngine = EngineInfo | StepOutputs | Failed
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s engine: %(message)s")
+    startup = msgspec.json.decode(sys.stdin.buffer.readline(), type=Startup)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    context = zmq.Context()
+    inbox, outbox = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+    outbox.setsockopt(zmq.LINGER, 2000)
+    inbox.connect(startup.inbox)
+    outbox.connect(startup.outbox)
+    loop = _Loop(inbox, outbox)
+    try:
+        loop.run(Engine(startup.config))
+    except MIIError as error:
+        loop.send(Failed(str(error), expected=True))
+    except Exception as error:
+        log.exception("the engine failed")
+        loop.send(Failed(f"{type(error).__name__}: {error}", expected=False))
+    outbox.close()
+    context.term()
+    return 1
+
+
+class _Loop:
+    """Receive, step, send."""
+
+    def __init__(self, inbox: "zmq.Socket[bytes]", outbox: "zmq.Socket[bytes]") -> None:
+        self._inbox = inbox
+        self._outbox = outbox
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(ToEngine)
+
+    def run(self, engine: Engine) -> NoReturn:
+        self.send(engine.info)
+        while True:
+            refused = self._receive(engine)
+            outputs = engine.step() if engine.has_work() else []
+            self.send(StepOutputs(refused + outputs, engine.stats()))
+
+    def send(self, message: FromEngine) -> None:
+        self._outbox.send(self._encoder.encode(message))
+
+    def _receive(self, engine: Engine) -> list[EngineOutput]:
+        """Everything that has arrived; an idle engine waits for it. Returns the refusals."""
+        refused: list[EngineOutput] = []
+        if self._inbox.poll(0 if engine.has_work() else HEARTBEAT_MS):
+            while True:
+                try:
+                    message = self._decoder.decode(self._inbox.recv(zmq.NOBLOCK))
+                except zmq.Again:
+                    break
+                refused += self._handle(engine, message)
+        return refused
+
+    def _handle(self, engine: Engine, message: ToEngine) -> list[EngineOutput]:
+        if isinstance(message, AbortRequest):
+            engine.abort(message.request_id)
+            return []
+        try:
+            engine.add(message)
+        except InvalidRequest as error:
+            return [EngineOutput(message.request_id, [], finish_reason="error", error=str(error))]
+        return []
+
+
+def _end_with_parent() -> None:
+    """The parent holds our standard input; when it is gone, however it went, so are we."""
+    while sys.stdin.buffer.read(1):
+        pass
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Every family against transformers: the same greedy tokens from the same random weights."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from mii.core import SamplingParams
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+LLAMA: dict[str, Any] = {**SMALL, "intermediate_size": 128, "num_key_value_heads": 2}
+EXPERTS: dict[str, Any] = {**LLAMA, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: transformers.LlamaConfig(**LLAMA),
+    "llama-tied": lambda: transformers.LlamaConfig(**LLAMA, tie_word_embeddings=True),
+    "llama-biases": lambda: transformers.LlamaConfig(**LLAMA, attention_bias=True, mlp_bias=True),
+    "llama3-rope": lambda: transformers.LlamaConfig(
+        **LLAMA,
+        rope_scaling={
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ),
+    "llama-yarn": lambda: transformers.LlamaConfig(
+        **LLAMA,
+        rope_scaling={
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 128,
+        },
+    ),
+    "llama-linear": lambda: transformers.LlamaConfig(
+        **LLAMA, rope_scaling={"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+    ),
+    "mistral-window": lambda: transformers.MistralConfig(**LLAMA, sliding_window=48),
+    "mistral-full": lambda: transformers.MistralConfig(**LLAMA, sliding_window=None),
+    "qwen2": lambda: transformers.Qwen2Config(**LLAMA),
+    "qwen2-window": lambda: transformers.Qwen2Config(
+        **LLAMA, use_sliding_window=True, sliding_window=40, max_window_layers=1
+    ),
+    "qwen3": lambda: transformers.Qwen3Config(**LLAMA, head_dim=32),
+    "mixtral": lambda: transformers.MixtralConfig(**LLAMA, num_local_experts=4, num_experts_per_tok=2),
+    "qwen2-moe": lambda: transformers.Qwen2MoeConfig(
+        **EXPERTS, num_experts=6, shared_expert_intermediate_size=80, decoder_sparse_step=2
+    ),
+    "qwen3-moe": lambda: transformers.Qwen3MoeConfig(
+        **EXPERTS, num_experts=6, norm_topk_prob=True, head_dim=16
+    ),
+    "phi": lambda: transformers.PhiConfig(**SMALL, intermediate_size=128, partial_rotary_factor=0.5),
+    "phi3": lambda: transformers.Phi3Config(**LLAMA, original_max_position_embeddings=512),
+    "falcon-7b": lambda: transformers.FalconConfig(**SMALL, multi_query=True, parallel_attn=True, bias=False),
+    "falcon-40b": lambda: transformers.FalconConfig(
+        **SMALL, new_decoder_architecture=True, num_kv_heads=2, bias=False
+    ),
+    "falcon-rw": lambda: transformers.FalconConfig(
+        **SMALL, multi_query=False, parallel_attn=False, bias=True, alibi=False
+    ),
+    "opt": lambda: transformers.OPTConfig(**SMALL, ffn_dim=128, word_embed_proj_dim=64),
+    "opt-350m": lambda: transformers.OPTConfig(
+        **SMALL, ffn_dim=128, word_embed_proj_dim=32, do_layer_norm_before=False
+    ),
+}
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_greedy_tokens_equal_transformers(
+    family: str, tiny_model: Callable[..., Path], truth: Callable[[Path], Any], make_engine: Any, run: Any
+) -> None:
+    directory = tiny_model(CONFIGS[family]())
+    expected = truth(directory)
+    draw = random.Random(7)
+    prompts = [[draw.randrange(3, 512) for _ in range(length)] for length in (1, 5, 63, 64, 65, 130, 200)]
+    engine = make_engine(directory, token_budget=96)
+    sampling = SamplingParams(max_tokens=24, temperature=0.0)
+    for prompt, got in zip(prompts, run(engine, [(prompt, sampling) for prompt in prompts]), strict=True):
+        assert got.token_ids == expected(prompt, 24), f"prompt of {len(prompt)} tokens"
