@@ -9,13 +9,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from mii.bench.command import INTERRUPTED, run
+from mii.bench.command import run
 from mii.bench.options import add_arguments
 from mii.bench.workload import FASTGEN
+from mii.errors import MIIError
+
+INTERRUPTED = 130
 
 
 def main() -> int:
-    """The highest exit code of the workloads; one that fails does not keep the next from running."""
+    """The highest exit code of the workloads; failed requests in one do not keep the next from running."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -23,13 +26,17 @@ def main() -> int:
     args = parser.parse_args()
     if args.workload or args.prompt_tokens or args.new_tokens:
         parser.error("the workloads are fixed here; `mii bench` takes lengths")
-    codes = []
-    for workload in FASTGEN:
-        one = {"workload": workload, "plot": plot_of(args.plot, workload)}
-        codes.append(run(argparse.Namespace(**vars(args) | one)))
-        if codes[-1] == INTERRUPTED:
-            break
-    return max(codes)
+    try:
+        return max(run(of_workload(args, workload)) for workload in FASTGEN)
+    except MIIError as error:
+        print(f"clients.py: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def of_workload(args: argparse.Namespace, workload: str) -> argparse.Namespace:
+    return argparse.Namespace(**vars(args) | {"workload": workload, "plot": plot_of(args.plot, workload)})
 
 
 def plot_of(path: Path | None, workload: str) -> Path | None:

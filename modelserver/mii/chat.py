@@ -41,7 +41,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0, 1 if the server fails, 130 after Ctrl-C in a pipe."""
+    """Returns 0, or 1 for an empty pipe. Raises RequestFailed; in a terminal only if there is no server."""
     options = {"temperature": args.temperature, "max_tokens": args.max_tokens}
     body = {name: value for name, value in options.items() if value is not None}
     with asyncio.Runner() as runner:
@@ -50,11 +50,6 @@ def run(args: argparse.Namespace) -> int:
             client = runner.run(OpenAIClient.connect(session, args.url, args.model))
             chat = Chat(client, body, args.system)
             return _converse(chat, runner) if sys.stdin.isatty() else _answer_once(chat, runner)
-        except RequestFailed as error:
-            _complain(error)
-            return 1
-        except KeyboardInterrupt:
-            return 130
         finally:
             runner.run(session.close())
 
@@ -155,7 +150,7 @@ def _turn(chat: Chat, runner: asyncio.Runner, console: Console, text: str) -> No
     except KeyboardInterrupt:
         stopped = "stopped · "
     except RequestFailed as error:
-        _complain(error)
+        console.print(f"error: {error}", style="red", markup=False)
         return
     console.print(f"\n[dim]{stopped}{answer.statistics()}[/]")
 
@@ -170,7 +165,7 @@ def _command(chat: Chat, text: str) -> str:
 def _answer_once(chat: Chat, runner: asyncio.Runner) -> int:
     text = sys.stdin.read().strip()
     if not text:
-        Console(stderr=True).print("mii chat: nothing on standard input to answer", style="red")
+        print("mii chat: error: nothing on standard input to answer", file=sys.stderr)
         return 1
     runner.run(chat.ask(text, Answer()))
     print()
@@ -186,7 +181,3 @@ def _write(text: str, status: Any) -> None:
         status.stop()
     sys.stdout.write(text.translate(PRINTABLE) if sys.stdout.isatty() else text)
     sys.stdout.flush()
-
-
-def _complain(error: Exception) -> None:
-    Console(stderr=True).print(f"mii chat: {error}", style="red", markup=False, highlight=False)

@@ -32,6 +32,7 @@ class Script:
     finish_reason: str = "length"
     break_off: bool = False  # end the stream without [DONE]
     endless: bool = False  # stream until the client leaves
+    endless_after: int | None = None  # the same from this many requests on
     cached_tokens: int = 0
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -41,12 +42,13 @@ class Script:
 
     async def chunks(self, tokens: int) -> AsyncIterator[int]:
         """Numbers of tokens, each at its time."""
+        endless = self.endless or (self.endless_after is not None and len(self.requests) > self.endless_after)
         start = time.perf_counter()
         at = self.first_delay
         left = tokens
-        while left > 0 or self.endless:
+        while left > 0 or endless:
             await asyncio.sleep(max(0.0, start + at - time.perf_counter()))
-            count = self.tokens_per_chunk if self.endless else min(self.tokens_per_chunk, left)
+            count = self.tokens_per_chunk if endless else min(self.tokens_per_chunk, left)
             left -= count
             at += self.gap
             yield count

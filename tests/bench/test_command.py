@@ -1,23 +1,23 @@
 """`mii bench` as a user calls it: exit codes, table, JSON lines, plot."""
 
-import argparse
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import matplotlib.image
 import pytest
 
-from mii.bench import command
+from mii.cli import main
 
 QUICK = ["--clients", "1,3", "--requests", "6", "--workload", "20/8"]
 
 
 def bench(*argv: str) -> int:
-    parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers(required=True))
-    args = parser.parse_args(["bench", *argv])
-    return int(args.run(args))
+    return main(["bench", *argv])
 
 
 @pytest.fixture
@@ -115,6 +115,25 @@ def test_cached_prompts_are_pointed_out(
     script.cached_tokens = 16
     assert bench(server_in_thread.url, *QUICK) == 0
     assert "another --seed" in " ".join(capsys.readouterr().err.split())
+
+
+def test_ctrl_c_reports_the_levels_that_have_ended(server_in_thread: Any, script: Any) -> None:
+    script.endless_after = 3  # warm-up and both requests of the first level
+    command = [sys.executable, "-m", "mii.cli", "bench", server_in_thread.url, "--clients", "1,2"]
+    command += ["--requests", "2", "--warmup", "1", "--workload", "5/5"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 30
+        while script.running == 0 or len(script.requests) <= 3:
+            assert time.monotonic() < deadline, "the second level did not begin"
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert [line.split()[0] for line in out.splitlines() if line.strip()[:1].isdigit()] == ["1"]
 
 
 def test_nothing_listens(unused_tcp_port: int, capsys: pytest.CaptureFixture[str]) -> None:

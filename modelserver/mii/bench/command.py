@@ -1,14 +1,11 @@
 """`mii bench URL`."""
 
 import argparse
-
-from rich.console import Console
+import sys
 
 from mii.bench.options import add_arguments, from_namespace
-from mii.openai_client import RequestFailed
 
 USAGE_ERROR = 2
-INTERRUPTED = 130
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -23,23 +20,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns the exit code: 0, 1 after failed requests, 2 for contradicting options, 130 after Ctrl-C."""
-    log = Console(stderr=True)
+    """Returns 0, 1 if a request failed, 2 for contradicting options. Raises RequestFailed if none answers."""
     try:
         bench = from_namespace(args)
     except ValueError as error:
-        complain(log, error)
+        print(f"mii bench: error: {error}", file=sys.stderr)
         return USAGE_ERROR
     from mii.bench.session import Session  # matplotlib and grpc: not for `mii --help`
 
-    try:
-        return Session(bench, log).run()
-    except RequestFailed as error:
-        complain(log, error)
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
-
-
-def complain(log: Console, error: Exception) -> None:
-    log.print(f"mii bench: {error}", style="red", markup=False, highlight=False)
+    return Session(bench).run()

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote, unquote
 
 import aiohttp
 
@@ -61,7 +62,7 @@ async def open_endpoint(target: Target) -> AsyncIterator[Endpoint]:
         info = await _info(session, base_url(target.url))
         if target.api == "mii":
             url = _mii_url(target.url, info)
-            yield Endpoint(MIIDriver(session, url, target), url.rpartition("/")[2], info)
+            yield Endpoint(MIIDriver(session, url, target), unquote(url.partition("/mii/")[2]), info)
         else:
             client = await OpenAIClient.connect(session, target.url, target.model)
             yield Endpoint(OpenAIDriver(client, target), client.model, info)
@@ -164,4 +165,4 @@ def _mii_url(url: str, info: dict[str, Any]) -> str:
         return base
     if "deployment_name" not in info:
         raise RequestFailed(f"{base}/v1/info names no deployment; give the URL as {base}/mii/DEPLOYMENT")
-    return f"{base}/mii/{info['deployment_name']}"
+    return f"{base}/mii/{quote(info['deployment_name'])}"

@@ -27,9 +27,9 @@ WORDS_SHARE = 0.8  # of the model's length that prompts of words may fill, as th
 class Session:
     """Levels that have ended are reported even if a later one is interrupted."""
 
-    def __init__(self, bench: Bench, log: Console) -> None:
+    def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.log = log
+        self.log = Console(stderr=True)
         self.summaries: list[Summary] = []
         self.context: dict[str, Any] = {}
 
@@ -78,7 +78,8 @@ class Session:
     def _report(self) -> None:
         bench = self.bench
         lines = [report.json_line(summary, self.context) for summary in self.summaries]
-        title = f"{self.context['model'] or bench.target.url} · {bench.workload} tokens · {bench.target.api}"
+        name = "/".join(self.context["model"].split("/")[-2:])  # of a path, what tells it apart
+        title = f"{name or bench.target.url} · {bench.workload} tokens · {bench.target.api}"
         if bench.jsonl == "-":
             print("\n".join(lines), flush=True)
         else:
