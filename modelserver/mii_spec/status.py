@@ -18,7 +18,7 @@ class Condition(Strict):
     status: Literal["True", "False", "Unknown"]
     reason: Annotated[str, Field(min_length=1, max_length=1024)]
     message: Annotated[str, Field(max_length=32768)] = ""
-    last_transition_time: str  # RFC 3339
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]  # RFC 3339
     observed_generation: Annotated[int, Field(ge=0)] | None = None
 
 
