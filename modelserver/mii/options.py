@@ -4,12 +4,12 @@ The one place that knows them; mii.pipeline, POST /mii/{deployment} and gRPC all
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from mii.core import GenerateParams, SamplingParams
+from mii.core import EngineInfo, GenerateParams, SamplingParams
 from mii.errors import InvalidRequest, UnknownArgument
 from mii.validation import first_problem
 
@@ -25,6 +25,12 @@ class ModelLimits(NamedTuple):
     max_model_len: int  # tokens of prompt and output together
     vocab_size: int
     eos_token_ids: tuple[int, ...]
+
+    @classmethod
+    def of(cls, info: EngineInfo, eos_token_ids: Iterable[int]) -> "ModelLimits":
+        """Of a loaded engine and its tokenizer, whose ids may go beyond the model's."""
+        known = tuple(token for token in eos_token_ids if token < info.vocab_size)
+        return cls(info.max_model_len, info.vocab_size, known)
 
 
 def as_list(value: Any) -> Any:
@@ -130,8 +136,8 @@ def check_prompt_length(length: int, limits: ModelLimits, *, param: str, new_tok
         raise InvalidRequest(f"'{param}': the prompt is empty", param=param)
     if length + new_tokens > limits.max_model_len:
         raise InvalidRequest(
-            f"'{param}': the prompt has {length} tokens; the model takes at most {limits.max_model_len} of prompt and "
-            "output together",
+            f"'{param}': the prompt has {length} tokens; the model takes at most {limits.max_model_len} of "
+            "prompt and output together",
             param=param,
             code="context_length_exceeded",
         )

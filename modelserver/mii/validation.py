@@ -13,7 +13,7 @@ def conflict(field: str, text: str) -> PydanticCustomError:
 
 class Problem(NamedTuple):
     message: str
-    param: str | None  # "messages.0.content", as the user wrote it
+    param: str | None  # "messages[0].content", as the user wrote it
     unknown: bool = False  # the field does not exist
 
 
@@ -24,7 +24,7 @@ def first_problem(error: ValidationError, document: Any) -> Problem:
     missing, unknown = first["type"] == "missing", first["type"] == "extra_forbidden"
     param = field_path(first["loc"], document, missing=missing)
     if first["type"] == "conflict":
-        param = ".".join(filter(None, (param, first["ctx"]["field"])))
+        param = join(param or "", first["ctx"]["field"])
     message = _sentence(first["msg"], param, missing=missing, unknown=unknown)
     if len(problems) > 1:
         message += f" (and {len(problems) - 1} more)"
@@ -33,14 +33,18 @@ def first_problem(error: ValidationError, document: Any) -> Problem:
 
 def field_path(location: tuple[int | str, ...], document: Any, *, missing: bool = False) -> str | None:
     """`location` without the names of union branches, which are pydantic's and not the user's."""
-    path: list[str] = []
+    path = ""
     for step in location:
         if _holds(document, step):
             document = document[step]
-            path.append(str(step))
-    if missing:
-        path.append(str(location[-1]))
-    return ".".join(path) or None
+            path = join(path, step)
+    return (join(path, location[-1]) if missing else path) or None
+
+
+def join(path: str, step: int | str) -> str:
+    if isinstance(step, int):
+        return f"{path}[{step}]"
+    return f"{path}.{step}" if path else step
 
 
 def _holds(document: Any, step: int | str) -> bool:

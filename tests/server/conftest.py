@@ -24,6 +24,7 @@ from mii.core import (
     TokenLogprob,
 )
 from mii.errors import EngineDead, InvalidRequest
+from mii.models.chat_messages import plain_messages
 from mii.server.serve import Server
 from mii_spec.launch import ServerArgs
 
@@ -54,6 +55,7 @@ class FakeTokenizer:
         add_generation_prompt: bool = True,
         extra: dict[str, Any] | None = None,
     ) -> str:
+        messages = plain_messages(messages)
         if any(message["role"] == "tool" and not tools for message in messages):
             raise InvalidRequest("the chat template knows no role 'tool' without tools", param="messages")
         document = {"messages": messages, "tools": tools, "extra": extra, "generate": add_generation_prompt}

@@ -44,7 +44,7 @@ class Service:
         backend.listeners.append(self.metrics)
         self._backend = backend
         info = backend.info
-        self.limits = ModelLimits(info.max_model_len, info.vocab_size, tuple(backend.tokenizer.eos_token_ids))
+        self.limits = ModelLimits.of(info, backend.tokenizer.eos_token_ids)
         self.fingerprint = _fingerprint(info.model, info.revision, info.dtype, str(info.tensor_parallel))
         self.phase = Phase.READY
 

@@ -53,5 +53,5 @@ class CompletionRequest(GenerationRequest):
     def prompts(self) -> Sequence[str | list[int]]:
         """The prompts, one or many, as text or token ids."""
         if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
-            return [cast(str | list[int], self.prompt)]
+            return [self.prompt]
         return cast(Sequence[str | list[int]], self.prompt)
