@@ -201,6 +201,14 @@ def test_penalties_grow_their_state_and_reuse_slots(runner):
     assert runner.sampler._counts.counts.shape[0] == ROWS
 
 
+def test_rows_without_penalties_give_their_slots_back(runner):
+    """Opening a row again is enough."""
+    for row in range(ROWS):
+        runner.open(row, presence_penalty=1.0)
+        runner.open(row)
+    assert runner.sampler._counts.counts.shape[0] == 1
+
+
 def test_nothing_is_allocated_without_need(runner):
     runner.open(0, top_p=0.5)
     runner.step(torch.zeros(1, VOCAB), 0)

@@ -5,6 +5,8 @@ A draw is a pure function of (key, counter): no state, no order, so a sequence d
 whatever else is in its batch.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ WEYL = (0x9E3779B9, 0xBB67AE85)  # what the key's words grow by each round
 def philox4x32(counter: Tensor, key: Tensor) -> Tensor:
     """counter [4, n], key [2, n], both int64 with values in [0, 2^32) -> [4, n] int64, values likewise."""
     even, odd = counter[0::2], counter[1::2]  # words 0 and 2, words 1 and 3: [2, n]
-    multipliers = torch.tensor(MULTIPLIERS, device=counter.device)[:, None]
+    multipliers = _column(MULTIPLIERS, counter.device)
     for round_key in _key_schedule(key):
         product = even * multipliers  # wraps at 2^64, as the unsigned product would
         high, low = (product >> 32) & MASK, product & MASK
@@ -43,5 +45,10 @@ def uniform(seeds: Tensor, positions: Tensor) -> Tensor:
 def _key_schedule(key: Tensor) -> Tensor:
     """key [2, n] -> [ROUNDS, 2, n]."""
     rounds = torch.arange(ROUNDS, device=key.device)[:, None, None]
-    weyl = torch.tensor(WEYL, device=key.device)[:, None]
-    return (key + rounds * weyl) & MASK
+    return (key + rounds * _column(WEYL, key.device)) & MASK
+
+
+@cache
+def _column(words: tuple[int, ...], device: torch.device) -> Tensor:
+    """[len(words), 1] int64; made once for a device, as making it waits for a GPU."""
+    return torch.tensor(words, device=device)[:, None]

@@ -42,12 +42,13 @@ class Sampler:
         token_ids: its prompt and whatever it has produced so far, none still on the device only.
         Raises InvalidRequest for a logit_bias outside the vocabulary.
         """
+        self.close(row)
         self._biases.open(row, params, num_prompt_tokens)
         if has_penalties(params):
             self._counts.open(row, token_ids, num_prompt_tokens)
 
     def close(self, row: int) -> None:
-        """The sequence left `row`; its state may be given to another."""
+        """The sequence left `row`: its memory may serve another. Opening the row again does the same."""
         self._counts.close(row)
 
     def __call__(self, logits: Tensor, packed: Tensor, plan: SamplingPlan) -> Sampled:

@@ -31,14 +31,13 @@ class TokenCounts:
         self._free: list[int] = []
 
     def open(self, row: int, token_ids: Sequence[int], num_prompt_tokens: int) -> None:
-        self.close(row)
+        """row: closed until now."""
         slot = self._slots[row] = self._take_slot()
         self._slot_of_row[row] = slot
-        ids = torch.tensor(token_ids, dtype=torch.int64, device=self.counts.device)
-        self.in_prompt[slot].zero_()[ids[:num_prompt_tokens]] = True
-        output = ids[num_prompt_tokens:]
+        ids = _upload(token_ids, self._slot_of_row)
+        self.in_prompt[slot].zero_().index_fill_(0, ids[:num_prompt_tokens], True)
         one = self.counts.new_ones(())
-        self.counts[slot].zero_().index_put_((output,), one, accumulate=True)
+        self.counts[slot].zero_().index_put_((ids[num_prompt_tokens:],), one, accumulate=True)
 
     def close(self, row: int) -> None:
         if row in self._slots:
@@ -78,12 +77,9 @@ class Biases:
         self._widen(len(entries))
         entries += [(0, 0.0, 0)] * (self._token_ids.shape[1] - len(entries))
         token_ids, values, until = zip(*entries, strict=True)
-        for column, words in (
-            (self._token_ids, token_ids),
-            (self._values, values),
-            (self._until, until),
-        ):
-            column[row] = torch.tensor(words, dtype=column.dtype, device=column.device)
+        self._token_ids[row] = _upload(token_ids, self._token_ids)
+        self._values[row] = _upload(values, self._values)
+        self._until[row] = _upload(until, self._until)
 
     def at(self, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """rows, positions [m] int64 -> token ids [m, width] int64, what to add to them [m, width] float32."""
@@ -113,6 +109,12 @@ class Biases:
             self._token_ids = _with_columns(self._token_ids, added)
             self._values = _with_columns(self._values, added)
             self._until = _with_columns(self._until, added)
+
+
+def _upload(values: Sequence[float], like: Tensor) -> Tensor:
+    """[len(values)], dtype and device of `like`; from pinned memory, so that a GPU is not waited for."""
+    host = torch.tensor(values, dtype=like.dtype, pin_memory=like.is_cuda)
+    return host.to(like.device, non_blocking=True)
 
 
 def _with_rows(x: Tensor, added: int) -> Tensor:
