@@ -19,7 +19,7 @@ class Record:
     path: str
     request_id: str
     client: str
-    status: str = "500"  # what holds if nobody says otherwise
+    status: str = "UNKNOWN"  # what gRPC says of a fault of our own; HTTP always sets one
     replica: str | None = None
     failures: list[str] = field(default_factory=list)  # of earlier attempts
     bytes_in: int = 0

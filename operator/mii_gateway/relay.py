@@ -12,6 +12,7 @@ from mii_gateway.errors import Refusal, replica_silent, stream_cut
 from mii_gateway.headers import REQUEST_ID, end_to_end
 from mii_gateway.record import Record
 
+TIMER_SLACK = 0.1  # of the idle timeout, by which it may come late: a timer is not moved for every piece
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 
 
@@ -56,13 +57,16 @@ class Relay:
     async def _copy(self, chunk: bytes, limit: asyncio.Timeout) -> None:
         """The hot path. `write` waits while the client's buffer is full, which stops reading upstream."""
         read, write, record = self._upstream.content.readany, self.response.write, self._record
-        now, idle_timeout = asyncio.get_running_loop().time, self._idle_timeout
+        now, slack = asyncio.get_running_loop().time, self._idle_timeout * TIMER_SLACK
         record.first_byte()
+        postponed = 0.0
         while chunk:
             await write(chunk)
             self._tail = chunk
             record.bytes_out += len(chunk)
-            limit.reschedule(now() + idle_timeout)
+            if (moment := now()) > postponed + slack:
+                postponed = moment
+                limit.reschedule(moment + slack + self._idle_timeout)
             try:
                 chunk = await read()
             except (aiohttp.ClientError, HttpProcessingError, OSError) as error:

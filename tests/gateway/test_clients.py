@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 
 import pytest
 from aiohttp import web
@@ -230,10 +229,9 @@ async def test_pipelined_requests_are_answered_in_order(replica, start_gateway, 
         await asyncio.wait_for(reader.readuntil(b"/v1/%d" % n), 5)
 
 
-async def test_load_is_finite(replica, start_gateway):
-    """Many at once, more than the replica's connections so far: all are answered, and nothing is left."""
+async def test_many_at_once_are_all_answered(replica, start_gateway):
     gateway = await start_gateway(replica)
     answers = await asyncio.gather(*(gateway.answer() for _ in range(100)))
     assert {status for status, _ in answers} == {200}
     assert gateway.in_flight == 0
-    assert not math.isnan(await gateway.metric("mii_gateway_overhead_seconds_sum"))
+    assert await gateway.metric('mii_gateway_requests_total{code="200",protocol="http"}') == 100
