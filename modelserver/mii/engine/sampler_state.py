@@ -33,7 +33,7 @@ class TokenCounts:
     def open(self, row: int, token_ids: Sequence[int], num_prompt_tokens: int) -> None:
         """row: closed until now."""
         slot = self._slots[row] = self._take_slot()
-        self._slot_of_row[row] = slot
+        self._slot_of_row[row].fill_(slot)  # assigning a number would wait for a GPU
         ids = _upload(token_ids, self._slot_of_row)
         self.in_prompt[slot].zero_().index_fill_(0, ids[:num_prompt_tokens], True)
         one = self.counts.new_ones(())
