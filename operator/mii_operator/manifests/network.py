@@ -36,8 +36,8 @@ def _service(
             **spec,
             "selector": meta.selector(deployment, component),
             "ports": [
-                {"name": "http", "port": http_port, "targetPort": "http"},
-                {"name": "grpc", "port": constants.GRPC_PORT, "targetPort": "grpc"},
+                {"name": "http", "port": http_port, "targetPort": "http", "protocol": "TCP"},
+                {"name": "grpc", "port": constants.GRPC_PORT, "targetPort": "grpc", "protocol": "TCP"},
             ],
         },
     )

@@ -1,7 +1,8 @@
 """The merge of `spec.podTemplate` over a pod template, as kubectl merges (strategic merge).
 
 Objects merge key by key and null removes a key. Lists with a merge key merge entry by entry, new entries go
-to the end. Tolerations add up. Other lists are replaced.
+to the end. Tolerations add up. Other lists are replaced. Amounts of resources become text (cpu: 8 is "8"),
+as older API servers take nothing else in server-side apply.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ _MERGE_KEYS = {
     "hostAliases": "ip",
     "topologySpreadConstraints": "topologyKey",
 }
+_AMOUNTS = ("limits", "requests")
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,7 +35,8 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
 
 def _merge_value(key: str, base: Any, value: Any) -> Any:
     if isinstance(value, Mapping):
-        return merge(base if isinstance(base, Mapping) else {}, value)
+        merged = merge(base if isinstance(base, Mapping) else {}, value)
+        return {k: str(v) for k, v in merged.items()} if key in _AMOUNTS else merged
     if isinstance(value, list) and isinstance(base, list):
         if key in _MERGE_KEYS:
             return _merge_list(base, value, _MERGE_KEYS[key])

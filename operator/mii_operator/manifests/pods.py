@@ -58,7 +58,8 @@ def image(name: str, cluster: Cluster) -> Manifest:
 
 
 def ports(**numbers: int) -> list[Manifest]:
-    return [{"name": name, "containerPort": number} for name, number in numbers.items()]
+    """With the protocol, as server-side apply of older API servers takes no default for a list's key."""
+    return [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in numbers.items()]
 
 
 def probe(path: str, *, port: str, period: int, timeout: int, failures: int) -> Manifest:

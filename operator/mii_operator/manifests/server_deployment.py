@@ -103,7 +103,8 @@ def _environment(deployment: MIIDeployment) -> list[Manifest]:
 
 
 def _resources(deployment: MIIDeployment, choice: Choice) -> Manifest:
-    return {"limits": {deployment.spec.accelerator.resource: choice.gpus}} if choice.gpus else {}
+    """As text: older API servers take no numbers in server-side apply."""
+    return {"limits": {deployment.spec.accelerator.resource: str(choice.gpus)}} if choice.gpus else {}
 
 
 def _startup_probe(deployment: MIIDeployment) -> Manifest:

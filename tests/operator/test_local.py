@@ -1,0 +1,60 @@
+"""What `mii up` refuses, and what it runs with."""
+
+import pytest
+
+from mii_operator.local import local_facts, local_refusals
+from mii_operator.plan import plan
+from mii_spec.sizing import GIB
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"model": "pvc://claim/x"}, "spec.model"),
+        ({"gpus": 2}, "spec.gpus"),
+        ({"tensorParallel": 2}, "spec.gpus"),
+        ({"tokenSecretRef": {"name": "hf", "key": "token"}}, "spec.tokenSecretRef"),
+        ({"gateway": {"apiKeysSecretRef": {"name": "k"}}}, "spec.gateway.apiKeysSecretRef"),
+        ({"gateway": {"tlsSecretRef": {"name": "t"}}}, "spec.gateway.tlsSecretRef"),
+        ({"autoscaling": {"min": 1, "max": 2}}, "spec.autoscaling"),
+    ],
+)
+def test_what_needs_a_cluster_is_refused_by_name(deployment, spec, field):
+    [refusal] = local_refusals(deployment(**spec), gpus=1)
+    assert refusal.startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"gpus": 0},
+        {"gpus": 1},
+        {"tensorParallel": 1},
+        {"replicas": 3, "cache": {"claimName": "c"}, "podTemplate": {"spec": {"nodeSelector": {}}}},
+        {"gateway": {"replicas": 2}, "rollout": {"strategy": "surge"}},
+    ],
+)
+def test_the_rest_is_not(deployment, spec):
+    assert local_refusals(deployment(**spec), gpus=1) == []
+
+
+def test_all_refusals_at_once(deployment):
+    spec = {"gpus": 1, "model": "pvc://c/x", "autoscaling": {"min": 1, "max": 2}}
+    assert len(local_refusals(deployment(**spec))) == 3
+
+
+@pytest.mark.parametrize(
+    ("gpus", "memory", "spec", "expected"),
+    [
+        (0, None, {}, 0),
+        (0, None, {"tensorParallel": 1}, 0),
+        (2, None, {}, 1),
+        (2, 80 * GIB, {"gpus": 2}, 2),
+        (2, 80 * GIB, {"gpus": 0}, 0),
+    ],
+)
+def test_gpus_of_this_machine(deployment, gpus, memory, spec, expected):
+    made = plan(deployment(**spec), local_facts(gpus=gpus, gpu_memory=memory))
+    assert made.choice.gpus == expected
+    assert ("--device=cuda" in made.server["args"]) == (expected > 0)
