@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mii.bench.measure import Record, percentile, summarize, token_gaps
+from mii.bench.measure import Record, full_load_end, percentile, summarize, token_gaps
 
 
 @pytest.mark.parametrize(
@@ -61,15 +61,33 @@ def test_summary() -> None:
     summary = summarize(records, clients=2, client_cpu=0.1)
     assert summary.requests == 2
     assert summary.wall_seconds == 4.0
-    assert summary.requests_per_second == 0.5
-    assert summary.output_tokens_per_second == 1.0
-    assert summary.prompt_tokens_per_second == 100.0
+    assert summary.full_load_seconds == 2.0  # from 12.0 on, a client has nothing to do
+    assert summary.requests_per_second == pytest.approx((1 + 1 / 3) / 2)
+    assert summary.output_tokens_per_second == pytest.approx((2 + 2 / 3) / 2)
+    assert summary.prompt_tokens_per_second == pytest.approx((100 + 300 / 3) / 2)
     assert summary.prompt_tokens_mean == 200
     assert summary.cached_tokens_mean == 32
     assert summary.latency_mean == 2.5
     assert (summary.latency_p50, summary.latency_p95) == (2.0, 3.0)
     assert (summary.ttft_p50, summary.ttft_p95) == (0.5, 1.5)
     assert summary.itl_p99 == 0.5
+
+
+@pytest.mark.parametrize(
+    ("ends", "clients", "expected"),
+    [([1, 2, 3, 4], 1, 4), ([4, 1, 3, 2], 2, 3), ([1, 2, 3, 4], 4, 1), ([1, 2], 5, 2), ([], 3, 0)],
+)
+def test_full_load_ends_when_a_client_has_nothing_left(
+    ends: list[float], clients: int, expected: float
+) -> None:
+    assert full_load_end([Record(started=0.0, ended=end) for end in ends], clients) == expected
+
+
+def test_rates_do_not_depend_on_how_the_last_requests_end() -> None:
+    """Two clients, each request 1 s and 10 tokens: 20 tokens/s, with or without a straggler."""
+    steady = [Record(started=t, ended=t + 1.0, new_tokens=10) for t in (0.0, 0.0, 1.0, 1.0, 2.0)]
+    straggler = Record(started=2.0, ended=6.0, new_tokens=40)
+    assert summarize([*steady, straggler], clients=2).output_tokens_per_second == pytest.approx(20)
 
 
 def test_failed_requests_count_as_errors_and_nothing_else() -> None:

@@ -6,6 +6,9 @@ One chunk of a stream may carry several tokens, and only the total is known (fro
 n tokens are taken to be spread evenly over its k chunks: the k − 1 gaps between chunks stand for n − 1 gaps
 between tokens, each sample being gap · (k − 1)/(n − 1) with weight (n − 1)/(k − 1). With a chunk per token
 these are the gaps themselves; their weighted mean is always (last chunk − first chunk)/(n − 1).
+
+Rates are of full load: from the first request's start until a client first has nothing left to send. A
+request that runs beyond that counts with the share of its time that lies before.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,16 +35,14 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """One level. Times in seconds; None where nothing could be measured (no success, or no streaming).
-
-    Rates are over the wall time from the first request's start to the last one's end, successes only.
-    """
+    """One level. Times in seconds; None where nothing could be measured (no success, or no streaming)."""
 
     clients: int
     requests: int  # that succeeded
     errors: int
     first_error: str | None
-    wall_seconds: float
+    wall_seconds: float  # from the first request's start to the last one's end
+    full_load_seconds: float  # of these, with all clients busy
     requests_per_second: float
     output_tokens_per_second: float
     prompt_tokens_per_second: float
@@ -62,7 +63,10 @@ class Summary:
 def summarize(records: Sequence[Record], *, clients: int, client_cpu: float | None = None) -> Summary:
     good = [record for record in records if record.error is None]
     errors = [record.error for record in records if record.error is not None]
-    wall = max(r.ended for r in records) - min(r.started for r in records) if records else 0.0
+    start = min((r.started for r in records), default=0.0)
+    end = max((r.ended for r in records), default=0.0)
+    full = full_load_end(records, clients) - start
+    shares = [share(r, start + full) for r in good]
     latency = np.array([r.ended - r.started for r in good])
     first = np.array([r.arrivals[0] - r.started for r in good if r.arrivals])
     gaps, weights = token_gaps(good)
@@ -73,10 +77,11 @@ def summarize(records: Sequence[Record], *, clients: int, client_cpu: float | No
         requests=len(good),
         errors=len(errors),
         first_error=errors[0] if errors else None,
-        wall_seconds=wall,
-        requests_per_second=_rate(len(good), wall),
-        output_tokens_per_second=_rate(sum(new), wall),
-        prompt_tokens_per_second=_rate(sum(prompt), wall),
+        wall_seconds=end - start,
+        full_load_seconds=full,
+        requests_per_second=_rate(sum(shares), full),
+        output_tokens_per_second=_rate(float(np.dot(shares, new)), full),
+        prompt_tokens_per_second=_rate(float(np.dot(shares, prompt)), full),
         prompt_tokens_mean=_mean(prompt),
         cached_tokens_mean=_mean([r.cached_tokens for r in good]),
         new_tokens_mean=_mean(new),
@@ -90,6 +95,19 @@ def summarize(records: Sequence[Record], *, clients: int, client_cpu: float | No
         itl_p99=percentile(gaps, 99, weights),
         client_cpu=client_cpu,
     )
+
+
+def full_load_end(records: Sequence[Record], clients: int) -> float:
+    """When fewer than `clients` requests were left to end; the very end if there never were as many."""
+    ends = sorted(record.ended for record in records)
+    if not ends:
+        return 0.0
+    return ends[-clients] if len(ends) >= clients else ends[-1]
+
+
+def share(record: Record, end: float) -> float:
+    """How much of the request's time lies before `end`, 0 to 1."""
+    return min(1.0, max(0.0, end - record.started) / max(record.ended - record.started, 1e-9))
 
 
 def token_gaps(records: Iterable[Record]) -> tuple[Floats, Floats]:
@@ -118,7 +136,7 @@ def percentile(samples: Floats, q: float, weights: Floats | None = None) -> floa
     return float(samples[order[min(rank, len(samples) - 1)]])
 
 
-def _rate(count: int, seconds: float) -> float:
+def _rate(count: float, seconds: float) -> float:
     return count / seconds if seconds > 0 else 0.0
 
 
