@@ -187,3 +187,32 @@ async def test_the_owner_terminates(start_server, tmp_path):
     async with grpc.aio.insecure_channel(server.target) as channel:
         await ModelResponseStub(channel).Terminate(Empty(), metadata=(("mii-owner-token", "secret"),))
         assert await server.task == 0
+
+
+async def test_draining_refuses_new_calls_and_finishes_open_ones(server, engine, until):
+    engine.held_from = 2
+    engine.gate.clear()
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = ModelResponseStub(channel)
+        call = stub.GeneratorReplyStream(ask("x", max_new_tokens=Value(ivalue=4), seed=Value(ivalue=0)))
+        first = await call.read()
+        server.server.service.stop_requested.set()
+        await until(lambda: not server.server.service.ready)
+        assert await health(channel) == NOT_SERVING
+        error = await refusal(stub.GeneratorReply(ask("x")))
+        assert error.code() == grpc.StatusCode.UNAVAILABLE
+        assert "shutting down" in error.details()
+        engine.gate.set()
+        rest = [message async for message in call]
+    assert "".join(message.response[0].response for message in [first, *rest]) == "abcd"
+    assert await server.task == 0
+
+
+async def test_a_dead_engine_is_unavailable(stub, engine, until):
+    engine.gate.clear()
+    call = asyncio.ensure_future(asyncio.wait_for(stub.GeneratorReply(ask("x")), 60))
+    await until(lambda: engine.running)
+    engine.die("killed by SIGKILL")
+    error = await refusal(call)
+    assert error.code() == grpc.StatusCode.UNAVAILABLE
+    assert "killed by SIGKILL" in error.details()

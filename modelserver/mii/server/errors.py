@@ -1,9 +1,13 @@
 """Every failure of a request as OpenAI's error object: {"error": {message, type, param, code}}."""
 
+import logging
+
 import msgspec
 from aiohttp import web
 
 from mii.errors import EngineDead, InvalidRequest, MIIError, UnknownArgument
+
+log = logging.getLogger(__name__)
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -66,6 +70,16 @@ def api_error(error: Exception, request_id: str) -> ApiError:
         case web.HTTPException():
             return ApiError(error.status, error.reason)
     return ApiError(500, f"internal error; the server's log has the details under {request_id}")
+
+
+def report(error: Exception, shaped: ApiError, request_id: str) -> None:
+    """Logs what is not the client's fault: one line, or the traceback of what should not happen."""
+    if shaped.status < 500:
+        return
+    if isinstance(error, MIIError):
+        log.warning("request %s: %s", request_id, shaped)
+    else:
+        log.error("request %s failed", request_id, exc_info=error)
 
 
 def encode_error(error: ApiError) -> bytes:

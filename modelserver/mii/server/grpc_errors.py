@@ -1,13 +1,10 @@
 """Failures of a request as gRPC statuses."""
 
-import logging
 import uuid
 
 import grpc
 
-from mii.server.errors import api_error
-
-log = logging.getLogger(__name__)
+from mii.server.errors import api_error, report
 
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -22,7 +19,5 @@ def status(error: Exception) -> tuple[grpc.StatusCode, str]:
     """The status and details a client gets; what is not meant for users is logged instead."""
     request_id = uuid.uuid4().hex
     shaped = api_error(error, request_id)
-    code = _CODES.get(shaped.status, grpc.StatusCode.INTERNAL)
-    if code is grpc.StatusCode.INTERNAL:
-        log.error("gRPC request %s failed", request_id, exc_info=error)
-    return code, str(shaped)
+    report(error, shaped, request_id)
+    return _CODES.get(shaped.status, grpc.StatusCode.INTERNAL), str(shaped)

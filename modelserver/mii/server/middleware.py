@@ -1,17 +1,14 @@
 """Around every handler: a request id, errors in one shape, and closed connections while draining."""
 
-import logging
 import re
 import uuid
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from mii.server.errors import ApiError, api_error, encode_error
+from mii.server.errors import ApiError, api_error, encode_error, report
 from mii.server.routes import REQUEST_ID, SERVICE
 from mii.server.service import Phase
-
-log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
@@ -40,8 +37,7 @@ def _request_id(request: web.Request) -> str:
 
 def _error_response(error: Exception, request_id: str) -> web.Response:
     shaped = api_error(error, request_id)
-    if shaped.status == 500:
-        log.error("request %s failed", request_id, exc_info=error)
+    report(error, shaped, request_id)
     return web.Response(
         status=shaped.status,
         body=encode_error(shaped),

@@ -1,6 +1,5 @@
 """Server-sent events over aiohttp."""
 
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -8,10 +7,8 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from mii.server.errors import api_error, encode_error
+from mii.server.errors import api_error, encode_error, report
 from mii.server.routes import REQUEST_ID
-
-log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
 HEADERS = {
@@ -53,6 +50,5 @@ async def respond(request: web.Request, events: AsyncGenerator[bytes, None]) -> 
 
 def _error_event(error: Exception, request_id: str) -> bytes:
     shaped = api_error(error, request_id)
-    if shaped.status >= 500:
-        log.error("request %s failed while streaming", request_id, exc_info=error)
+    report(error, shaped, request_id)
     return b"data: " + encode_error(shaped) + b"\n\n"
