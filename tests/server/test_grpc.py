@@ -203,8 +203,10 @@ async def test_draining_refuses_new_calls_and_finishes_open_ones(server, engine,
         assert error.code() == grpc.StatusCode.UNAVAILABLE
         assert "shutting down" in error.details()
         engine.gate.set()
-        rest = [message async for message in call]
-    assert "".join(message.response[0].response for message in [first, *rest]) == "abcd"
+        text = first.response[0].response
+        while (message := await call.read()) is not grpc.aio.EOF:
+            text += message.response[0].response
+    assert text == "abcd"
     assert await server.task == 0
 
 

@@ -73,8 +73,11 @@ def api_error(error: Exception, request_id: str) -> ApiError:
 
 
 def report(error: Exception, shaped: ApiError, request_id: str) -> None:
-    """Logs what is not the client's fault: one line, or the traceback of what should not happen."""
-    if shaped.status < 500:
+    """Logs what failed here: one line, or the traceback of what should not happen.
+
+    Neither clients' faults nor unavailability, which is logged once, where it begins.
+    """
+    if shaped.status != 500:
         return
     if isinstance(error, MIIError):
         log.warning("request %s: %s", request_id, shaped)
