@@ -61,11 +61,12 @@ def prepare(deployment: MIIDeployment, *, host: str, port: int, grpc_port: int) 
     """The manifest's plan on this machine's ports and devices, its name claimed. Raises MIIError."""
     ports.require(host, {"--port": port, "--grpc-port": grpc_port})
     gpus = devices.visible_gpus()
-    planned = _planned(deployment, gpus)
-    name = deployment.metadata.name
-    state.prepare(name)
     gateway_ports = Ports(http=port, grpc=grpc_port, probe=ports.free(1)[0])
-    return local_plan(deployment, planned, gpus, host=host, gateway_ports=gateway_ports)
+    prepared = local_plan(
+        deployment, _planned(deployment, gpus), gpus, host=host, gateway_ports=gateway_ports
+    )
+    state.prepare(prepared.name)
+    return prepared
 
 
 def local_plan(
