@@ -157,6 +157,9 @@ def check(args: GatewayArgs) -> None:
         parse_replica(replica)
     if not args.replica:
         raise ValueError("--replica: give at least one, as HTTP_HOST:PORT/GRPC_PORT")
+    for name, what in (("api_keys_dir", "asks for no API keys"), ("tls_dir", "speaks no TLS")):
+        if getattr(args, name) is not None:
+            raise ValueError(f"{launch.flag(name)}: this gateway {what}; leave the option out")
     for name in ("queue_timeout", "connect_timeout", "idle_timeout", "health_interval"):
         if getattr(args, name) <= 0:
             raise ValueError(f"{launch.flag(name)}: must be more than 0 seconds")

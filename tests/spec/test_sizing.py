@@ -198,12 +198,15 @@ def test_gpus_beyond_the_width_would_idle():
     assert refusal.reason == "InvalidParallelism"
 
 
-def test_a_longer_context_needs_more_gpus():
-    short = choose(facts("Mistral-7B"), gpus(24), Request(max_model_len=8192))
-    long = choose(facts("Mistral-7B"), gpus(24), Request(max_model_len=131072))
-    assert isinstance(short, Choice)
-    assert isinstance(long, Choice)
-    assert (short.tensor_parallel, long.tensor_parallel) == (1, 2)
+def test_a_longer_context_or_a_smaller_cache_needs_more_gpus():
+    def width(length, fraction=0.9):
+        request = Request(max_model_len=length, kv_memory_fraction=fraction)
+        choice = choose(facts("Mixtral-8x7B"), gpus(24), request)
+        return choice.tensor_parallel if isinstance(choice, Choice) else choice.reason
+
+    assert width(32768) == 8
+    assert width(32768, fraction=0.04) == "ModelDoesNotFit"
+    assert width(1024, fraction=0.04) == 8
 
 
 def test_float32_doubles_the_weights():
