@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from uuid import uuid4
 
@@ -91,7 +91,7 @@ class AsyncEngine:
         *,
         request_id: str | None = None,
         cache_salt: str = "",
-    ) -> AsyncIterator[Output]:
+    ) -> AsyncGenerator[Output, None]:
         """Yields chunks as they come; the last has a finish_reason. Closing the iterator aborts the request.
 
         Raises InvalidRequest before the first chunk, EngineDead at any time.
