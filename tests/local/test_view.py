@@ -45,7 +45,7 @@ def test_when_ready_it_says_where(console, fake, tmp_path):
 
 def test_a_terminal_gets_a_table_with_the_last_line_of_what_loads(fake, tmp_path):
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
-    (tmp_path / "replica-0.log").write_text("loading weights 10%\nloading weights 42%\n")
+    (tmp_path / "replica-0.log").write_text(f"loading weights 10%\nloading weights 42% {'long ' * 100}\n")
     with TerminalView(console, fake.plan(), logs=tmp_path) as view:
         view.event(Event("replica-0", "starting"))
         view.event(Event("replica-1", "ready"))

@@ -54,9 +54,12 @@ class TerminalView:
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
-        for title in ("process", "state", "port", "last line"):
-            table.add_column(title, no_wrap=True, overflow="ellipsis")
-        for child in (self._plan.gateway, *self._plan.replicas):
+        children = (self._plan.gateway, *self._plan.replicas)
+        widths = {"process": max(len(child.name) for child in children), "state": 8, "port": 5}
+        for title, width in widths.items():
+            table.add_column(title, no_wrap=True, min_width=width)
+        table.add_column("last line", no_wrap=True, overflow="ellipsis", ratio=1)
+        for child in children:
             event = self._events.get(child.name) or Event(child.name, "starting")
             state = f"[{_STYLES.get(event.state, 'dim')}]{event.state}[/]"
             table.add_row(child.name, state, str(child.ports.http), escape(self._last_line(event)))
