@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,8 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, 1 (it failed), 2 (wrong usage or manifest), 130 (Ctrl-C)."""
+    # gRPC's handlers for fork() only log that they were skipped: these processes fork to exec at once.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     words = sys.argv[1:] if argv is None else list(argv)
     args = _parser(words).parse_args(words)
     try:

@@ -75,6 +75,7 @@ class EngineStats(msgspec.Struct, kw_only=True):
     num_preemptions: int = 0
     steps: int = 0
     iteration_tokens: int = 0  # of the last step
+    sent_at: float = 0.0  # time.monotonic() when they left the engine; one clock for all processes of a host
 
 
 class StepOutputs(msgspec.Struct, tag="step"):

@@ -52,7 +52,7 @@ def run() -> Callable[[Engine, Sequence[tuple[Prompt, SamplingParams]]], list[Ra
 @pytest.fixture(scope="session")
 def make_engine() -> Callable[..., Engine]:
     def make(model: Path, **config: Any) -> Engine:
-        return Engine(EngineConfig(model=str(model), device="cpu", **config))
+        return Engine(EngineConfig(model=str(model), **{"device": "cpu", **config}))
 
     return make
 

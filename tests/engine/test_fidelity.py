@@ -14,14 +14,15 @@ from mii.models.tokenizer import load_tokenizer
 
 NEW_TOKENS = 32
 TEXT = (
-    "The history of bread begins long before the first ovens were built. People ground wild grains between "
-    "stones, mixed the meal with water and baked it on hot rocks beside the fire. Later someone left the dough "
-    "standing overnight, and in the morning it had risen. From then on bakers kept a piece of each dough for the "
-    "next day. In the cities of Egypt bread was wages; in Rome it was politics. Mills moved from the courtyard to "
-    "the river, and from the river to the hill where the wind blows. Every valley had a loaf of its own, and every "
-    "loaf a name. When railways came, flour travelled further than any miller ever had, and the steel roller "
-    "replaced the stone. Today a baker weighs, mixes and waits much as before, and the crust still sings when it "
-    "leaves the oven and meets the cold air of the morning, "
+    "The history of bread begins long before the first ovens were built. People ground wild grains "
+    "between stones, mixed the meal with water and baked it on hot rocks beside the fire. Later someone "
+    "left the dough standing overnight, and in the morning it had risen. From then on bakers kept a piece "
+    "of each dough for the next day. In the cities of Egypt bread was wages; in Rome it was politics. "
+    "Mills moved from the courtyard to the river, and from the river to the hill where the wind blows. "
+    "Every valley had a loaf of its own, and every loaf a name. When railways came, flour travelled "
+    "further than any miller ever had, and the steel roller replaced the stone. Today a baker weighs, "
+    "mixes and waits much as before, and the crust still sings when it leaves the oven and meets the cold "
+    "air of the morning, "
 )
 PARIS = "What is the capital of France? Answer in one sentence."
 LENGTHS = (1, 2, 3, 17, 33, 63, 64, 65, 100, 127, 128, 129, 180, 200)

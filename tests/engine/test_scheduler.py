@@ -1,4 +1,4 @@
-"""Scheduler and block manager under everything that can happen to them: no deadlock, no leak, no lost token."""
+"""Scheduler and block manager under all that can happen: no deadlock, no leak, no lost token."""
 
 from dataclasses import dataclass, field
 

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from typing import NoReturn
 
 import msgspec
@@ -76,7 +77,9 @@ class _Loop:
         while True:
             refused = self._receive(engine)
             outputs = engine.step() if engine.has_work() else []
-            self.send(StepOutputs(refused + outputs, engine.stats()))
+            stats = engine.stats()
+            stats.sent_at = time.monotonic()
+            self.send(StepOutputs(refused + outputs, stats))
 
     def send(self, message: FromEngine) -> None:
         self._outbox.send(self._encoder.encode(message))
