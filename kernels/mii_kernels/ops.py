@@ -34,7 +34,7 @@ __all__ = [
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """Puts a [out, in] weight into the layout that `linear` is fastest with here; the plain one still works."""
+    """Puts a [out, in] weight into the layout that `linear` is fastest with; the plain one still works."""
     return reference.pack(weight) if reference.can_pack(weight) else weight
 
 
@@ -92,7 +92,7 @@ def paged_attention(
     scale: float,
     window: int | None = None,
 ) -> Tensor:
-    """Causal attention of each token to its own sequence's context, which is in the cache, its own K and V too.
+    """Causal attention of each token to its own sequence's context, all of which is in the cache.
 
     query [tokens, H, D]; H is a multiple of K. window: a token sees itself and the window - 1 before it.
     Returns [tokens, H, D].
@@ -115,7 +115,7 @@ def activate_and_mul(gate_up: Tensor, kind: str) -> Tensor:
 
 
 def moe_gate(logits: Tensor, per_token: int, *, renormalise: bool) -> tuple[Tensor, Tensor]:
-    """Router logits [tokens, experts] -> weights float32 and expert numbers int64, [tokens, per_token] each."""
+    """Router logits [tokens, experts] -> weights float32, experts int64, [tokens, per_token] each."""
     _check(0 < per_token <= logits.shape[-1], f"moe_gate per_token={per_token}", logits=logits)
     return reference.moe_gate(logits, per_token, renormalise)
 

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mii.config import EngineConfig
+from mii.engine.tokenizing import tokenizer_for
 from mii.errors import MIIError
 from mii.local.devices import gpu_groups
 from mii.mii_config import ModelConfig, parse_mii_config, parse_model_config
-from mii.models.snapshot import fetch
-from mii.models.tokenizer import Tokenizer, load_tokenizer
 from mii.pipelines import MIIPipeline
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def pipeline(
     config = engine_config(parse_model_config(model_name_or_path, model_config, options))
     from mii.engine.engine import Engine  # brings torch
 
-    return MIIPipeline(Engine(config), _tokenizer(config))
+    return MIIPipeline(Engine(config), tokenizer_for(config))
 
 
 def async_pipeline(
@@ -78,11 +77,6 @@ def engine_config(config: ModelConfig) -> EngineConfig:
     if config.device_map != "auto":
         options.setdefault("device", _device(config.device_map))
     return EngineConfig(**options)
-
-
-def _tokenizer(config: EngineConfig) -> "Tokenizer":
-    revision = "main" if config.tokenizer else config.revision
-    return load_tokenizer(fetch(config.tokenizer or config.model, revision, weights=False))
 
 
 def _device(device_map: Any) -> str:

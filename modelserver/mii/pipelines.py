@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from mii.core import EngineOutput, EngineRequest, GenerateParams
+from mii.core import EngineOutput, EngineRequest
 from mii.engine.detokenizer import Detokenizer
 from mii.engine.request import make_request
 from mii.errors import InvalidRequest, MIIError
@@ -43,7 +43,7 @@ def check_options(options: dict[str, Any]) -> MIIOptions:
 
 
 def limits(info: "EngineInfo", tokenizer: "Tokenizer") -> ModelLimits:
-    return ModelLimits(info.max_model_len, info.vocab_size, tuple(tokenizer.eos_token_ids))
+    return ModelLimits.of(info, tokenizer.eos_token_ids)
 
 
 class MIIPipeline:
@@ -90,7 +90,7 @@ class MIIPipeline:
         token_ids = tokenizer.encode(prompt)
         params = options.to_params(len(token_ids), limits(info, tokenizer), index=index)
         request = make_request(f"pipeline-{next(self._ids)}", token_ids, params, info, tokenizer)
-        return _Generation(prompt, request, _detokenizer(request, params, tokenizer))
+        return _Generation(prompt, request, Detokenizer.of(request, params, tokenizer))
 
 
 class _Generation:
@@ -124,17 +124,6 @@ class _Generation:
         text = "".join([self._prompt, *self._text] if full_text else self._text)
         prompt_length = len(self.request.prompt_token_ids)
         return Response(text, prompt_length, self._generated, finish_reason(self._reason))
-
-
-def _detokenizer(request: EngineRequest, params: GenerateParams, tokenizer: "Tokenizer") -> Detokenizer:
-    return Detokenizer(
-        tokenizer,
-        request.prompt_token_ids,
-        stop=params.stop,
-        include_stop_str=params.include_stop_str,
-        skip_special_tokens=params.skip_special_tokens,
-        min_tokens=request.sampling.min_tokens,
-    )
 
 
 def _run(engine: "Engine", pending: dict[str, _Generation]) -> None:

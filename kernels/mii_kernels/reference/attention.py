@@ -88,7 +88,7 @@ def _chunk(
     out: Tensor,
 ) -> None:
     """query, out [length, heads, head_dim]: the last `length` tokens of one sequence's context."""
-    length, heads, head_dim = query.shape
+    length, heads, _ = query.shape
     kv_heads, block_size = k_cache.shape[1:3]
     context = batch.context_lens_host[index]
     table = batch.block_tables[index, : -(-context // block_size)].long()

@@ -18,7 +18,8 @@ def rope_and_store_kv(
     num_kv_heads = k_cache.shape[1]
     if cos_sin is not None:
         _rotate(qkv[:, : num_heads + num_kv_heads], cos_sin, batch, interleaved)
-    query, key, value = qkv.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
+    query, key = qkv[:, :num_heads], qkv[:, num_heads : num_heads + num_kv_heads]
+    value = qkv[:, num_heads + num_kv_heads :]
     block, offset = _slots(batch, k_cache.shape[2])
     k_cache.transpose(1, 2)[block, offset] = key
     v_cache.transpose(1, 2)[block, offset] = value
@@ -40,10 +41,11 @@ def _angles(batch: RaggedBatch, cos_sin: Tensor, dtype: torch.dtype) -> tuple[Te
     """cos and sin [tokens, 1, rotary_dim / 2], gathered once a step."""
     key = f"rope{cos_sin.data_ptr()}"
     if key not in batch.derived:
-        cos, sin = cos_sin.index_select(0, batch.positions).to(dtype).unsqueeze(1).chunk(2, dim=-1)
+        angles = cos_sin.index_select(0, batch.positions).to(dtype).unsqueeze(1)
+        cos, sin = angles.chunk(2, dim=-1)
         batch.derived[key] = (cos.contiguous(), sin.contiguous())
-    angles: tuple[Tensor, Tensor] = batch.derived[key]
-    return angles
+    derived: tuple[Tensor, Tensor] = batch.derived[key]
+    return derived
 
 
 def _slots(batch: RaggedBatch, block_size: int) -> tuple[Tensor, Tensor]:

@@ -29,12 +29,12 @@ from mii.core import (
     Output,
     StepOutputs,
 )
-from mii.engine.process import Failed, FromEngine, Startup
+from mii.engine.messages import Failed, FromEngine, Startup
 from mii.engine.request import make_request
 from mii.engine.stream import Stream
+from mii.engine.tokenizing import tokenizer_for
 from mii.errors import EngineDead, ModelLoadError
-from mii.models.snapshot import fetch
-from mii.models.tokenizer import Tokenizer, load_tokenizer
+from mii.models.tokenizer import Tokenizer
 
 
 class AsyncEngine:
@@ -61,7 +61,7 @@ class AsyncEngine:
         """Starts the process and waits until its model is loaded. Raises ModelLoadError with the reason."""
         link = await EngineLink.open(config)
         try:
-            tokenizer = await asyncio.to_thread(_load_tokenizer, config)
+            tokenizer = await asyncio.to_thread(tokenizer_for, config)
             info = await link.ready()
         except BaseException:
             await link.close()
@@ -155,7 +155,10 @@ class AsyncEngine:
 
     async def _watch_pulse(self) -> None:
         limit = self._config.heartbeat_timeout
-        while (left := self._last_sign + limit - time.monotonic()) > 0:
+        while True:
+            left = self._last_sign + limit - time.monotonic()
+            if left <= 0:
+                break
             await asyncio.sleep(left)
         self._die(f"the engine has not finished a step for {limit:g} s")
         self._link.kill()
@@ -229,11 +232,6 @@ class EngineLink:
         await self.process.wait()
         self._context.destroy(linger=0)
         self._directory.cleanup()
-
-
-def _load_tokenizer(config: EngineConfig) -> Tokenizer:
-    source = config.tokenizer or config.model
-    return load_tokenizer(fetch(source, "main" if config.tokenizer else config.revision, weights=False))
 
 
 def _ending(code: int | None) -> str:

@@ -9,6 +9,7 @@ import codecs
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from mii.core import EngineRequest, GenerateParams
 from mii.engine.stop_strings import StopStrings
 from mii.errors import InvalidRequest
 from mii.models.tokenizer import Tokenizer
@@ -45,6 +46,17 @@ class Detokenizer:
         self._unsearched = min_tokens  # tokens still to come whose text is not searched
         self._text = _TextStream(tokenizer, prompt_token_ids, skip_special_tokens=skip_special_tokens)
         self._stopped: str | None = None
+
+    @classmethod
+    def of(cls, request: EngineRequest, params: GenerateParams, tokenizer: Tokenizer) -> "Detokenizer":
+        return cls(
+            tokenizer,
+            request.prompt_token_ids,
+            stop=params.stop,
+            include_stop_str=params.include_stop_str,
+            skip_special_tokens=params.skip_special_tokens,
+            min_tokens=request.sampling.min_tokens,
+        )
 
     def push(self, token_ids: Sequence[int]) -> Piece:
         """The text that is certain now. Tokens after a stop add nothing."""

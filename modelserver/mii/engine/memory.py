@@ -55,7 +55,8 @@ def max_model_len(config: EngineConfig, description: Description, kv_blocks: int
         return min(description.max_position, kv_blocks * BLOCK_SIZE)
     if config.max_model_len > description.max_position:
         raise ModelLoadError(
-            f"max_model_len {config.max_model_len} is more than the model's {description.max_position} positions"
+            f"max_model_len {config.max_model_len} is more than the {description.max_position} "
+            "positions that the model was made for"
         )
     return config.max_model_len
 

@@ -27,7 +27,7 @@ class LaunchedStep:
     _done: torch.cuda.Event | None
 
     def result(self) -> list[tuple[int, TokenLogprob | None]]:
-        """Waits for the step; the token of each sampled sequence and, for steps that want any, its log-probability."""
+        """Waits for the step; each sampled sequence's token and, in steps where any is wanted, its score."""
         if self._done is not None:
             self._done.synchronize()
         tokens = self._tokens

@@ -14,31 +14,14 @@ from typing import NoReturn
 import msgspec
 import zmq
 
-from mii.config import EngineConfig
-from mii.core import AbortRequest, EngineInfo, EngineOutput, EngineRequest, StepOutputs
+from mii.core import AbortRequest, EngineOutput, StepOutputs
 from mii.engine.engine import Engine
+from mii.engine.messages import Failed, FromEngine, Startup, ToEngine
 from mii.errors import InvalidRequest, MIIError
 
 HEARTBEAT_MS = 500  # how long an idle engine waits before it says that it lives
 
 log = logging.getLogger(__name__)
-
-
-class Startup(msgspec.Struct, frozen=True):
-    config: EngineConfig
-    inbox: str  # address to receive requests at
-    outbox: str  # address to send results to
-
-
-class Failed(msgspec.Struct, tag="failed"):
-    """The engine's last words. `expected`: an error meant for users, whose text says it all."""
-
-    error: str
-    expected: bool
-
-
-ToEngine = EngineRequest | AbortRequest
-FromEngine = EngineInfo | StepOutputs | Failed
 
 
 def main() -> int:
@@ -54,10 +37,10 @@ def main() -> int:
     try:
         loop.run(Engine(startup.config))
     except MIIError as error:
-        loop.send(Failed(str(error), expected=True))
+        loop.send(Failed(str(error)))
     except Exception as error:
         log.exception("the engine failed")
-        loop.send(Failed(f"{type(error).__name__}: {error}", expected=False))
+        loop.send(Failed(f"{type(error).__name__}: {error}"))
     outbox.close()
     context.term()
     return 1

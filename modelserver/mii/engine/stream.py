@@ -18,7 +18,7 @@ from mii.models.tokenizer import Tokenizer
 
 
 class Stream:
-    """Fed by the reader task, drained by one consumer; iterating ends after the chunk with a finish_reason."""
+    """Fed by the reader task, drained by one consumer; ends after the chunk with a finish_reason."""
 
     def __init__(
         self,
@@ -33,14 +33,7 @@ class Stream:
         self.closed = False  # nothing more comes out after what is queued
         self._sampling = request.sampling
         self._num_prompt = len(request.prompt_token_ids)
-        self._detokenizer = Detokenizer(
-            tokenizer,
-            request.prompt_token_ids,
-            stop=params.stop,
-            include_stop_str=params.include_stop_str,
-            skip_special_tokens=params.skip_special_tokens,
-            min_tokens=request.sampling.min_tokens,
-        )
+        self._detokenizer = Detokenizer.of(request, params, tokenizer)
         self._listeners = listeners
         self._arrival = arrival
         self._first: float | None = None
@@ -52,7 +45,8 @@ class Stream:
         now = time.monotonic()
         self._observe(len(output.token_ids), now)
         piece = self._detokenizer.push(output.token_ids)
-        text, finish, stop_reason = piece.text, output.finish_reason, self._stop_token(output)
+        text, finish = piece.text, output.finish_reason
+        stop_reason: str | int | None = self._stop_token(output)
         if piece.stop is not None:
             finish, stop_reason = "stop", piece.stop
         elif finish is not None:

@@ -23,7 +23,7 @@ class MoE:
         shared: MLP | None = None,
         shared_gate: Linear | None = None,
     ) -> None:
-        """Per expert gate_up [2 m, n] and down [n, m]. `shared_gate` [1, n] scales the shared expert (Qwen2-MoE)."""
+        """Per expert gate_up [2 m, n] and down [n, m]; `shared_gate` [1, n] scales the shared expert."""
         self.router = router
         self.gate_up = gate_up
         self.down = down

@@ -37,7 +37,7 @@ class Builder:
         device: torch.device,
         pack: bool = True,
     ) -> None:
-        """`pack`: put weights into the backend's fastest layout, which costs a copy of the embedding if tied."""
+        """`pack`: put weights into the backend's fastest layout, at the cost of a second tied embedding."""
         self.it = description
         self.names = names
         self.weights = weights
@@ -127,7 +127,7 @@ class Builder:
         return Linear(weight, bias, pack=self.pack)
 
     def _ungroup(self, fused: Tensor) -> Tensor:
-        """[(per KV head: its queries, key, value) * head_dim, ...] -> [(queries, keys, values) * head_dim, ...]."""
+        """Rows by KV head (its queries, key, value) -> rows (all queries, all keys, all values)."""
         it = self.it
         group = it.heads // it.kv_heads
         grouped = fused.view(it.kv_heads, group + 2, it.head_dim, -1)

@@ -1,4 +1,4 @@
-"""What distinguishes one decoder from another, as data: its shape, and where its weights are in a checkpoint."""
+"""What distinguishes one decoder from another, as data: its shape, and its names in a checkpoint."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -26,6 +26,5 @@ def describe(config: Config) -> tuple[Description, Names]:
     for architecture in asked:
         if architecture in ARCHITECTURES:
             return ARCHITECTURES[architecture](config)
-    raise UnsupportedModel(
-        f"config.json: architectures {asked} are not supported; supported are {', '.join(sorted(ARCHITECTURES))}"
-    )
+    known = ", ".join(sorted(ARCHITECTURES))
+    raise UnsupportedModel(f"config.json: architectures {asked} are not supported; supported are {known}")

@@ -6,6 +6,7 @@ directory: tokenizer.json + tokenizer_config.json ─ tokenizer_files ─┐
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mii.errors import UnsupportedModel
@@ -20,11 +21,15 @@ from mii.models.tokenizer_parts import TokenizerParts
 _NONE: frozenset[int] = frozenset()
 
 
-def load_tokenizer(snapshot: Snapshot) -> "Tokenizer":
-    """Raises ModelLoadError, naming the file, if it is missing, unreadable or of an unknown kind."""
-    if snapshot.gguf is not None:
-        return Tokenizer(read_gguf_tokenizer(snapshot.gguf))
-    return Tokenizer(read_tokenizer_files(snapshot.directory))
+def load_tokenizer(snapshot: Snapshot, *, eos_token_ids: Iterable[int] = ()) -> "Tokenizer":
+    """With `eos_token_ids` beside those that its own files name.
+
+    Raises ModelLoadError, naming the file, if it is missing, unreadable or of an unknown kind.
+    """
+    gguf = snapshot.gguf
+    parts = read_tokenizer_files(snapshot.directory) if gguf is None else read_gguf_tokenizer(gguf)
+    ends = dict.fromkeys((*parts.eos_token_ids, *eos_token_ids))
+    return Tokenizer(replace(parts, eos_token_ids=tuple(ends)))
 
 
 class Tokenizer:

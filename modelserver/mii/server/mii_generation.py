@@ -65,7 +65,7 @@ async def _start(
     check_count(len(prompts), param="prompts")
     if not prompts or not all(prompts):
         raise InvalidRequest("'prompts' should be one or more strings that are not empty", param="prompts")
-    encoded = await asyncio.gather(*(engine.encode(prompt) for prompt in prompts))
+    encoded = await asyncio.gather(*(service.prompts.encode(prompt, param="prompts") for prompt in prompts))
     jobs = [
         (prompt, options.to_params(len(prompt), service.limits, index=i)) for i, prompt in enumerate(encoded)
     ]

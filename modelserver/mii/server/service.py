@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from mii.core import Health
 from mii.options import ModelLimits
 from mii.server.backend import Backend
+from mii.server.encoder import PromptEncoder
 from mii.server.errors import ApiError, Unavailable
 from mii.server.metrics import Metrics
 from mii_spec.launch import ServerArgs
@@ -45,6 +46,7 @@ class Service:
         self._backend = backend
         info = backend.info
         self.limits = ModelLimits.of(info, backend.tokenizer.eos_token_ids)
+        self.prompts = PromptEncoder(backend)
         self.fingerprint = _fingerprint(info.model, info.revision, info.dtype, str(info.tensor_parallel))
         self.phase = Phase.READY
 

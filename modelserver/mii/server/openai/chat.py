@@ -28,7 +28,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     with service.admit() as engine:
         service.check_model(body.model)
-        prompt = await _prompt(body, engine)
+        prompt = await _prompt(body, service, engine)
         jobs = [
             (prompt, chat_params(body, len(prompt), service.limits, index=i)) for i in range(body.choices)
         ]
@@ -39,7 +39,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         return json_response(writer.whole(await collect(streams)))
 
 
-async def _prompt(body: ChatRequest, engine: Backend) -> list[int]:
+async def _prompt(body: ChatRequest, service: Service, engine: Backend) -> list[int]:
     """The conversation through the model's chat template, which writes its own special tokens."""
     text = await asyncio.to_thread(
         engine.tokenizer.apply_chat_template,
@@ -48,7 +48,8 @@ async def _prompt(body: ChatRequest, engine: Backend) -> list[int]:
         add_generation_prompt=body.add_generation_prompt is not False,
         extra=body.chat_template_kwargs,
     )
-    return await engine.encode(text, add_special_tokens=bool(body.add_special_tokens))
+    special = bool(body.add_special_tokens)
+    return await service.prompts.encode(text, param="messages", add_special_tokens=special)
 
 
 class _Writer:

@@ -37,7 +37,7 @@ async def _begin(
     body: CompletionRequest, service: Service, engine: Backend
 ) -> tuple["_Writer", list[OutputStream]]:
     check_count(len(body.prompts) * body.choices, param="prompt")
-    prompts = await _token_ids(body, service, engine)
+    prompts = await _token_ids(body, service)
     jobs = [
         (prompt, completion_params(body, len(prompt), service.limits, index=i * body.choices + j))
         for i, prompt in enumerate(prompts)
@@ -52,12 +52,12 @@ async def _begin(
     return writer, start(engine, jobs, request_id=writer.id, cache_salt=body.cache_salt or "")
 
 
-async def _token_ids(body: CompletionRequest, service: Service, engine: Backend) -> list[list[int]]:
+async def _token_ids(body: CompletionRequest, service: Service) -> list[list[int]]:
     special = body.add_special_tokens is not False
 
     async def encode(prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
-            return await engine.encode(prompt, add_special_tokens=special)
+            return await service.prompts.encode(prompt, param="prompt", add_special_tokens=special)
         check_token_ids(prompt, service.limits, "prompt")
         return prompt
 
