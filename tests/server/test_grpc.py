@@ -140,7 +140,7 @@ async def test_messages_may_be_large(stub):
     """Above gRPC's own 4 MB: it reaches the check of the prompt's length."""
     error = await refusal(stub.GeneratorReply(ask("x" * 6_000_000)))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert "6000000 tokens" in error.details()
+    assert "6000000 characters" in error.details()
 
 
 async def test_health_follows_the_server(start_server):
