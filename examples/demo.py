@@ -28,7 +28,7 @@ spec:
 QUESTION = "What is the capital of France? Answer in one sentence."
 ANSWER = "The capital of France is Paris."
 PROMPTS = ["DeepSpeed is", "Seattle is"]
-LAST_READY_LINE = "/mii/smollm2"  # `mii up` ends its account of a ready deployment with a call to try
+LAST_READY_LINE = "/mii/smollm2"  # what `mii up` says once all is ready ends with this and an empty line
 READY_TIMEOUT = 180.0  # seconds; two replicas load in about fifteen on two cores
 
 
@@ -91,9 +91,11 @@ def wait_until_ready(up: "subprocess.Popen[str]") -> None:
 
     def echo() -> None:
         assert up.stdout is not None
+        told = False
         for line in up.stdout:
             print(f"  {line}", end="", flush=True)
-            if LAST_READY_LINE in line:
+            told = told or LAST_READY_LINE in line
+            if told and not line.strip():
                 ready.set()
         ready.set()
 

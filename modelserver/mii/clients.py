@@ -100,9 +100,16 @@ class MIIClient:
     def terminate_server(self) -> None:
         """Ends the local deployment, as its owner; returns when all of its processes are gone.
 
-        Raises DeploymentNotFoundError unless it runs on this machine, under this user.
+        Raises DeploymentNotFoundError unless it runs on this machine, under this user, at this address.
         """
-        shutdown.end(state.find(self.name), self._ask_to_terminate)
+        record = state.find(self.name)
+        addresses = [f"{host}:{record.grpc_port}" for host in ("localhost", "127.0.0.1", record.host)]
+        if self.address not in addresses:
+            raise DeploymentNotFoundError(
+                f"this client talks to {self.address}, but the local deployment {record.name!r} is at "
+                f"{addresses[0]}: a deployment elsewhere is ended by its owner there"
+            )
+        shutdown.end(record, self._ask_to_terminate)
 
     def close(self) -> None:
         """Closes the connection; the deployment goes on."""

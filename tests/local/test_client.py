@@ -247,6 +247,16 @@ def test_only_a_local_deployment_can_be_terminated(client):
         client.terminate_server()
 
 
+def test_a_deployment_elsewhere_is_not_confused_with_the_local_one(server, alive):
+    record(server, pid=os.getpid())
+    with (
+        mii.client("d", host="192.0.2.1", port=server.port) as client,
+        pytest.raises(DeploymentNotFoundError, match=r"192\.0\.2\.1"),
+    ):
+        client.terminate_server()
+    assert server.terminated_with is None
+
+
 def test_responses_as_dictionaries():
     response = Response("text", 1, 2, "length")
     assert response.to_msg_dict() == {

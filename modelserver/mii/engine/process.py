@@ -6,9 +6,11 @@ Requests come in and results go out over two private ZeroMQ sockets, one message
 
 import logging
 import os
+import shutil
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
@@ -27,7 +29,8 @@ log = logging.getLogger(__name__)
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s engine: %(message)s")
     startup = msgspec.json.decode(sys.stdin.buffer.readline(), type=Startup)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sockets = Path(startup.inbox.removeprefix("ipc://")).parent
+    threading.Thread(target=_end_with_parent, args=(sockets,), daemon=True).start()
     context = zmq.Context()
     inbox, outbox = context.socket(zmq.PULL), context.socket(zmq.PUSH)
     outbox.setsockopt(zmq.LINGER, 2000)
@@ -90,10 +93,11 @@ class _Loop:
         return []
 
 
-def _end_with_parent() -> None:
-    """The parent holds our standard input; when it is gone, however it went, so are we."""
+def _end_with_parent(sockets: Path) -> None:
+    """The parent holds our standard input; when it is gone, however it went, so are we and its sockets."""
     while sys.stdin.buffer.read(1):
         pass
+    shutil.rmtree(sockets, ignore_errors=True)
     os._exit(0)
 
 

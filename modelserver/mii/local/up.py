@@ -17,7 +17,7 @@ from mii.local.devices import Gpu
 from mii.local.follow import following
 from mii.local.plan import LocalPlan, Ports
 from mii.local.supervise import supervise
-from mii.local.view import TerminalView
+from mii.local.view import ForgivingConsole, TerminalView
 from mii_operator.local import local_facts, local_refusals
 from mii_operator.plan import Plan, PlanRefused
 from mii_operator.plan import plan as plan_deployment
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         return 2
     prepared = prepare(deployment, host=args.host, port=args.port, grpc_port=args.grpc_port)
     logs = state.log_dir(prepared.name)
-    console = Console(soft_wrap=True)
+    console = ForgivingConsole(soft_wrap=True)
     followed = _logs_followed(console, prepared, logs) if args.verbose else nullcontext()
     with followed, TerminalView(console, prepared, logs=logs) as view:
         supervise(prepared, view)

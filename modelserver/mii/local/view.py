@@ -1,5 +1,7 @@
 """How a deployment's life looks in a terminal: a live table until it is ready, lines from then on."""
 
+import os
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,14 @@ from mii.local.plan import LocalPlan
 from mii.local.process import tail
 
 _STYLES = {"ready": "green", "starting": "yellow", "unready": "yellow", "died": "red"}
+
+
+class ForgivingConsole(Console):
+    """Falls silent when nobody reads any more (`mii up | head`): the deployment goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
 
 
 class TerminalView:
