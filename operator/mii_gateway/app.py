@@ -104,6 +104,7 @@ async def listening(gateway: Gateway) -> AsyncIterator[Ports]:
         grpc_port = await gateway.grpc.start(args.host, args.grpc_port)
         stack.push_async_callback(main.stop)
         http_port = await main.start(args.host, args.port)
+        gateway.lifecycle.subscribe(main.close)
         yield Ports(http_port, grpc_port, probe_port)
 
 
@@ -121,9 +122,13 @@ async def serve(args: GatewayArgs) -> int:
 
 
 async def drain(gateway: Gateway, hurry: asyncio.Event) -> None:
-    """Lets open requests end: readiness fails, the ports stay open, for at most the drain timeout."""
+    """Lets open requests end, for at most the drain timeout.
+
+    New connections are refused and old ones closed after an answer, so that clients who never pause cannot
+    keep it open. In a cluster nobody connects any more by then: the pod's preStop has waited for that.
+    """
     log.info("draining", extra={"fields": {"open": gateway.lifecycle.open}})
-    await gateway.grpc.drain()
+    await gateway.grpc.drain(gateway.args.drain_timeout)
     waits = {asyncio.create_task(gateway.lifecycle.idle()), asyncio.create_task(hurry.wait())}
     _, pending = await asyncio.wait(
         waits, timeout=gateway.args.drain_timeout, return_when=asyncio.FIRST_COMPLETED

@@ -9,7 +9,7 @@ import grpc.aio
 from mii_gateway import metadata
 from mii_gateway.channels import ChannelPool
 from mii_gateway.dispatch import Dispatcher, Reason, ReplicaFailed
-from mii_gateway.errors import replica_silent
+from mii_gateway.errors import replica_silent, stream_cut
 from mii_gateway.record import Record
 from mii_gateway.replay import Replay
 from mii_gateway.replicas import Lease
@@ -68,9 +68,10 @@ class GrpcUpstream:
         if code is grpc.StatusCode.OK:
             context.set_trailing_metadata(trailing)
             return
-        record.error = details
         if code in _GONE and _reason(channel) != "refused":
             self._dispatcher.lost(lease, "broken")
+            details = stream_cut(lease.replica.name, details).message
+        record.error = details
         await context.abort(code, details, trailing)
 
     async def _read(self, call: Call, record: Record) -> bytes | None:

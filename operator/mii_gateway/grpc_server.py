@@ -21,6 +21,7 @@ class GrpcServer:
         self._table = table
         self._lifecycle = lifecycle
         self._changed = asyncio.Event()
+        self._draining: asyncio.Task[None] | None = None
         table.subscribe(self._changed.set)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server = grpc.aio.server(options=_OPTIONS)
@@ -41,12 +42,15 @@ class GrpcServer:
                 await self._health.set(service, self._status())
             await self._changed.wait()
 
-    async def drain(self) -> None:
-        """Tells health watchers; calls go on."""
+    async def drain(self, seconds: float) -> None:
+        """Tells health watchers, then has clients leave (GOAWAY): no new calls; open ones get `seconds`."""
         await self._health.enter_graceful_shutdown()
+        self._draining = asyncio.create_task(self._server.stop(seconds))
 
     async def stop(self) -> None:
         await self._server.stop(STOP_GRACE)
+        if self._draining is not None:
+            await self._draining
 
     def _status(self) -> "health_pb2.HealthCheckResponse.ServingStatus.ValueType":
         ready = self._table.ready and not self._lifecycle.draining

@@ -1,7 +1,7 @@
 """Serving, draining, ended: who is still inside, and who said stop."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -11,6 +11,7 @@ class Lifecycle:
     def __init__(self) -> None:
         self.open = 0
         self._terminated = asyncio.Event()
+        self._listeners: list[Callable[[], None]] = []
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -32,7 +33,14 @@ class Lifecycle:
 
     def terminate(self) -> None:
         """From now on the gateway is not ready, and ends when nothing is open."""
-        self._terminated.set()
+        if not self.draining:
+            self._terminated.set()
+            for listener in self._listeners:
+                listener()
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` once, when the gateway is told to end."""
+        self._listeners.append(listener)
 
     async def terminated(self) -> None:
         await self._terminated.wait()

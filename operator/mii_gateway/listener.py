@@ -34,10 +34,14 @@ class Listener:
         sock: socket.socket = self._listening.sockets[0]
         return int(sock.getsockname()[1])
 
-    async def stop(self) -> None:
-        """Stops listening and ends what is left."""
+    def close(self) -> None:
+        """Accepts no more connections; those that are there go on."""
         if self._listening is not None:
             self._listening.close()
+
+    async def stop(self) -> None:
+        """Stops listening and ends what is left."""
+        self.close()
         await self._runner.cleanup()
 
     def _accept(self) -> asyncio.BaseProtocol:

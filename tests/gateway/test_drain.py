@@ -6,6 +6,7 @@ import signal
 import sys
 
 import aiohttp
+import grpc
 import pytest
 from aiohttp import web
 
@@ -29,8 +30,11 @@ def held_stream(released):
     return respond
 
 
-async def test_a_drain_waits_for_streams_and_serves_until_then(replica, start_gateway, until):
+async def test_a_drain_waits_for_streams_and_accepts_nobody_new(replica, start_gateway, stack):
     gateway = await start_gateway(replica)
+    regular = await stack.enter_async_context(aiohttp.ClientSession(gateway.url))
+    async with regular.post("/v1/completions", json={}) as response:  # its connection stays open
+        await response.read()
     released, answering = asyncio.Event(), replica.respond
     replica.respond = held_stream(released)
     async with gateway.post() as stream:
@@ -40,12 +44,50 @@ async def test_a_drain_waits_for_streams_and_serves_until_then(replica, start_ga
         draining = asyncio.create_task(app.drain(gateway.gateway, asyncio.Event()))
         async with gateway.session.get(gateway.probe_url + "/health/ready") as response:
             assert (response.status, await response.text()) == (503, "draining")
-        async with gateway.post() as response:
+        async with regular.post("/v1/completions", json={}) as response:
             assert (response.status, response.headers["Connection"]) == (200, "close")
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await regular.post("/v1/completions", json={})
         assert not draining.done()
         released.set()
         assert await stream.content.read() == b"data: [DONE]\n\n"
     await asyncio.wait_for(draining, 5)
+
+
+async def test_clients_that_never_pause_cannot_hold_a_drain_up(replica, start_gateway, channel, until):
+    """Over HTTP and gRPC, several at once, so that there is always an open request."""
+    gateway = await start_gateway(replica, drain_timeout=60.0)
+    client = await channel(gateway.grpc_target)
+    answered = []
+
+    async def answer(request):
+        await asyncio.sleep(0.05)  # the replica's work
+        return web.json_response({})
+
+    async def answer_grpc(messages, context):
+        async for message in messages:
+            await asyncio.sleep(0.05)
+            await context.write(message)
+
+    replica.respond, replica.respond_grpc = answer, answer_grpc
+
+    async def over_http():
+        while True:
+            async with gateway.post() as response:
+                answered.append(await response.read())
+
+    async def over_grpc():
+        while True:
+            answered.append(await client.unary_unary("/any/Method")(b"x"))
+
+    asking = [asyncio.create_task(work()) for work in (over_http, over_grpc) for _ in range(4)]
+    await until(lambda: len(answered) > 16)
+    gateway.gateway.lifecycle.terminate()
+    await asyncio.wait_for(app.drain(gateway.gateway, asyncio.Event()), 5)
+    assert gateway.gateway.lifecycle.open == 0
+    for end in await asyncio.gather(*asking, return_exceptions=True):
+        refused = isinstance(end, aiohttp.ClientConnectorError)
+        assert refused or end.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_drain_ends_at_its_timeout_or_when_hurried(replica, start_gateway, until):

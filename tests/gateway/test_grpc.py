@@ -225,6 +225,22 @@ async def test_no_call_fails_while_replicas_die_and_return(client, pair, gateway
     assert gateway.in_flight == 0
 
 
+async def test_a_stream_names_the_replica_that_was_lost(start_replica, start_gateway, channel):
+    async def once_then_hang(messages, context):
+        await context.write(b"first")
+        await asyncio.Event().wait()
+
+    replica = await start_replica()
+    replica.respond_grpc = once_then_hang
+    client = await channel((await start_gateway(replica)).grpc_target)
+    call = client.unary_stream(METHOD)(b"x")
+    assert await call.read() == b"first"
+    await replica.kill()
+    with pytest.raises(grpc.aio.AioRpcError) as lost:
+        await asyncio.wait_for(call.read(), 5)
+    assert f"replica 127.0.0.1:{replica.http_port} was lost while it answered" in lost.value.details()
+
+
 async def test_a_call_outlives_the_only_replica(start_replica, start_gateway, channel, until):
     replica = await start_replica()
     client = await channel((await start_gateway(replica)).grpc_target)
@@ -287,7 +303,7 @@ async def test_health_is_the_gateways_own(client, pair, gateway, until):
     pair[0].ready = True
     assert (await asyncio.wait_for(watch.read(), 5)).status == response.SERVING
     gateway.gateway.lifecycle.terminate()
-    await gateway.gateway.grpc.drain()
+    await gateway.gateway.grpc.drain(5)
     assert (await asyncio.wait_for(watch.read(), 5)).status == response.NOT_SERVING
     assert not calls(pair)
     watch.cancel()
