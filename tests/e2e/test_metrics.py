@@ -45,7 +45,7 @@ def test_tokens_and_requests_are_counted(server, client, grown, wait_for):
     between = now["mii:generation_tokens_total"] - 5
     assert now["mii:inter_token_latency_seconds_count"] == between
     assert 0 < now["mii:time_to_first_token_seconds_sum"] < now["mii:e2e_request_latency_seconds_sum"]
-    # A request's last token goes to the client alone, unless a stop string was found after the next step began.
+    # A request's last token is not computed with, unless a stop string shows only after the next step began.
     computed = now["mii:iteration_tokens_total_sum"] - now["mii:prompt_tokens_total"]
     assert between <= computed <= between + 2
     assert server.metrics()["mii:kv_cache_usage_perc"] == 0
