@@ -69,7 +69,7 @@ def gateway(replica_port: int) -> Iterator[Gateway]:
         command = [sys.executable, "-m", "mii_gateway.app", *to_argv(args)]
         process = subprocess.Popen(command, stderr=log)
         try:
-            if not _ready(process, f"http://{HOST}:{probe_port}/health/ready"):
+            if not _ready(process, f"http://{HOST}:{port}/health/ready"):
                 log.seek(0)
                 raise SystemExit(f"the gateway did not become ready:\n{log.read()}")
             yield Gateway(f"http://{HOST}:{port}", psutil.Process(process.pid))

@@ -67,6 +67,10 @@ class GatewayArgs:
     grpc_port: int = option(50050, "gRPC port")
     probe_port: int = option(8081, "port of the gateway's own /health/live, /health/ready and /metrics")
     replica: tuple[str, ...] = option((), "a replica as HTTP_HOST:PORT/GRPC_PORT; give it once per replica")
+    endpoints_service: str | None = option(
+        None, "in a pod: Service whose ready pods are the replicas, by its ports http and grpc"
+    )
+    namespace: str | None = option(None, "of that Service; default: the pod's own")
     api_keys_dir: str | None = option(
         None, "folder with one file per API key, as a Secret is mounted; default: no key is asked for"
     )

@@ -3,19 +3,22 @@
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 
 import uvloop
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from mii_gateway.discovery import StaticDiscovery, parse_replica
+from mii_gateway.discovery import Discovery, StaticDiscovery, parse_replica
 from mii_gateway.errors import Refusal
 from mii_gateway.gateway import Gateway
+from mii_gateway.kube import in_cluster, own_namespace
+from mii_gateway.kube_discovery import EndpointsDiscovery
 from mii_gateway.listener import Listener
 from mii_gateway.log import logging_to_stderr
 from mii_gateway.proxy import refuse
@@ -37,7 +40,8 @@ def create_app(gateway: Gateway) -> web.Application:
     """The main port: a few paths of its own, the rest are the replicas'."""
     app = web.Application(client_max_size=gateway.args.max_body_bytes)
     app[GATEWAY] = gateway
-    _add_health(app)
+    app.router.add_get("/health/live", live)
+    app.router.add_get("/health/ready", ready)
     app.router.add_get("/healthz", live)
     app.router.add_route("*", "/metrics", metrics_elsewhere)
     app.router.add_route("*", "/mii/{deployment:.*}", mii, expect_handler=gateway.http.expect)
@@ -49,14 +53,10 @@ def create_probe_app(gateway: Gateway) -> web.Application:
     """The probe port: never behind requests, never reachable from outside the pod's network."""
     app = web.Application()
     app[GATEWAY] = gateway
-    _add_health(app)
+    app.router.add_get("/health/live", live)
+    app.router.add_get("/health/ready", accepting)
     app.router.add_get("/metrics", metrics)
     return app
-
-
-def _add_health(app: web.Application) -> None:
-    app.router.add_get("/health/live", live)
-    app.router.add_get("/health/ready", ready)
 
 
 async def live(_: web.Request) -> web.Response:
@@ -64,11 +64,19 @@ async def live(_: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    gateway = request.app[GATEWAY]
-    if gateway.ready:
-        return web.Response(text="ok")
-    why = "draining" if gateway.lifecycle.draining else "no replica is ready"
-    return web.Response(text=why, status=503)
+    """Whether a request would be answered now."""
+    return _verdict(request.app[GATEWAY], "" if request.app[GATEWAY].table.ready else "no replica is ready")
+
+
+async def accepting(request: web.Request) -> web.Response:
+    """Whether requests should come here: also while there is no replica, as they wait for one."""
+    known = request.app[GATEWAY].table.known
+    return _verdict(request.app[GATEWAY], "" if known else "the replicas are not known yet")
+
+
+def _verdict(gateway: Gateway, trouble: str) -> web.Response:
+    trouble = "draining" if gateway.lifecycle.draining else trouble
+    return web.Response(text=trouble or "ok", status=503 if trouble else 200)
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -108,9 +116,9 @@ async def listening(gateway: Gateway) -> AsyncIterator[Ports]:
         yield Ports(http_port, grpc_port, probe_port)
 
 
-async def serve(args: GatewayArgs) -> int:
+async def serve(args: GatewayArgs, discovery: Discovery) -> int:
     """Runs until SIGTERM, SIGINT or an owner's Terminate, then drains. Returns the exit code."""
-    gateway = Gateway(args, StaticDiscovery(map(parse_replica, args.replica)))
+    gateway = Gateway(args, discovery)
     hurry = _handle_signals(gateway)
     async with listening(gateway) as ports, asyncio.TaskGroup() as group:
         log.info("listening", extra={"fields": ports._asdict()})
@@ -158,10 +166,12 @@ def _handle_signals(gateway: Gateway) -> asyncio.Event:
 
 def check(args: GatewayArgs) -> None:
     """Raises ValueError on what would only show later."""
-    for replica in args.replica:
-        parse_replica(replica)
-    if not args.replica:
-        raise ValueError("--replica: give at least one, as HTTP_HOST:PORT/GRPC_PORT")
+    if bool(args.replica) == bool(args.endpoints_service):
+        raise ValueError(
+            "--replica: give at least one, as HTTP_HOST:PORT/GRPC_PORT, or --endpoints-service, not both"
+        )
+    if args.namespace and not args.endpoints_service:
+        raise ValueError("--namespace: only with --endpoints-service")
     for name, what in (("api_keys_dir", "asks for no API keys"), ("tls_dir", "speaks no TLS")):
         if getattr(args, name) is not None:
             raise ValueError(f"{launch.flag(name)}: this gateway {what}; leave the option out")
@@ -170,17 +180,29 @@ def check(args: GatewayArgs) -> None:
             raise ValueError(f"{launch.flag(name)}: must be more than 0 seconds")
 
 
+def discover(args: GatewayArgs, environment: Mapping[str, str]) -> Discovery:
+    """Raises ValueError if the replicas cannot be found this way."""
+    if not args.endpoints_service:
+        return StaticDiscovery(map(parse_replica, args.replica))
+    try:
+        api, namespace = in_cluster(environment), args.namespace or own_namespace()
+    except ValueError as error:
+        raise ValueError(f"--endpoints-service: {error}") from error
+    return EndpointsDiscovery(api, namespace=namespace, service=args.endpoints_service)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The console script."""
     args = launch.parse(GatewayArgs, sys.argv[1:] if argv is None else argv)
     try:
         check(args)
+        discovery = discover(args, os.environ)
     except ValueError as error:
         sys.exit(f"mii-gateway: {error}")
     _raise_open_files()
     with logging_to_stderr(args.log_level):
         try:
-            code = uvloop.run(serve(args))
+            code = uvloop.run(serve(args, discovery))
         except (OSError, RuntimeError) as error:
             sys.exit(f"mii-gateway: cannot listen: {error}")
     sys.exit(code)

@@ -1,7 +1,10 @@
-"""Where replicas are: a static list from the command line, or anything else that is a `Discovery`."""
+"""Where replicas are: a static list from the command line, or anything else that is a `Discovery`.
+
+Kubernetes is one: see kube_discovery.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
@@ -14,6 +17,7 @@ class Address:
     host: str
     http_port: int
     grpc_port: int
+    pod: str = ""  # its name; another pod at the same address is another replica
 
     @property
     def name(self) -> str:
@@ -27,7 +31,7 @@ class Address:
 class Discovery(Protocol):
     """Tells who the replicas are. Whether they are well is the health checks' business."""
 
-    def watch(self) -> AsyncIterator[frozenset[Address]]:
+    def watch(self) -> AsyncGenerator[frozenset[Address], None]:
         """Yields the whole set, first at once and then at every change. Never ends."""
 
 
@@ -37,7 +41,7 @@ class StaticDiscovery:
     def __init__(self, addresses: Iterable[Address]) -> None:
         self._addresses = frozenset(addresses)
 
-    async def watch(self) -> AsyncIterator[frozenset[Address]]:
+    async def watch(self) -> AsyncGenerator[frozenset[Address], None]:
         yield self._addresses
         await asyncio.Event().wait()
 

@@ -60,11 +60,6 @@ class Gateway:
         )
         self.grpc = GrpcServer(grpc_proxy, self.table, self.lifecycle)
 
-    @property
-    def ready(self) -> bool:
-        """Whether new requests are welcome."""
-        return self.table.ready and not self.lifecycle.draining
-
     async def run(self) -> None:
         """Follows the replicas until cancelled."""
         async with asyncio.TaskGroup() as group:

@@ -26,8 +26,8 @@ class HealthChecks:
     async def run(self, discovery: Discovery) -> None:
         """Runs until cancelled."""
         watches: dict[Replica, asyncio.Task[None]] = {}
-        async with asyncio.TaskGroup() as group:
-            async for addresses in discovery.watch():
+        async with asyncio.TaskGroup() as group, contextlib.aclosing(discovery.watch()) as sets:
+            async for addresses in sets:
                 self._table.update(addresses)
                 members = self._table.all()
                 for replica in watches.keys() - set(members):

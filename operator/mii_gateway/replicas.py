@@ -80,6 +80,7 @@ class ReplicaTable:
     def __init__(self) -> None:
         self._replicas: dict[str, Replica] = {}
         self._listeners: list[Callable[[], None]] = []
+        self.known = False  # whether discovery has said who they are
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Calls `listener` after every change of state or membership, on the event loop."""
@@ -100,6 +101,7 @@ class ReplicaTable:
         kept = {r.name: r for r in self._replicas.values() if r.address in addresses}
         fresh = (Replica(address) for address in sorted(addresses) if address.name not in kept)
         self._replicas = kept | {replica.name: replica for replica in fresh}
+        self.known = True
         self._changed()
 
     def lease(self, work: Work, tried: Collection[tuple[str, int]]) -> Lease | None:

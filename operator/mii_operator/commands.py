@@ -54,7 +54,7 @@ def gateway_args(deployment: MIIDeployment, *, cluster: bool) -> GatewayArgs:
         port=constants.HTTP_PORT,
         grpc_port=constants.GRPC_PORT,
         probe_port=constants.PROBE_PORT,
-        replica=(replica_address(deployment),) if cluster else (),
+        endpoints_service=endpoints_service(deployment) if cluster else None,
         api_keys_dir=constants.API_KEYS_PATH if cluster and gateway.api_keys_secret_ref else None,
         tls_dir=constants.TLS_PATH if cluster and gateway.tls_secret_ref else None,
         queue_max_requests=gateway.queue.max_requests,
@@ -63,10 +63,9 @@ def gateway_args(deployment: MIIDeployment, *, cluster: bool) -> GatewayArgs:
     )
 
 
-def replica_address(deployment: MIIDeployment) -> str:
-    """The headless Service's name resolves to the addresses of all ready replicas."""
-    host = f"{deployment.metadata.name}-{constants.SERVER}.{deployment.metadata.namespace}.svc"
-    return f"{host}:{constants.HTTP_PORT}/{constants.GRPC_PORT}"
+def endpoints_service(deployment: MIIDeployment) -> str:
+    """The headless Service whose ready endpoints are the replicas."""
+    return f"{deployment.metadata.name}-{constants.SERVER}"
 
 
 def location(spec: Spec) -> str:

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from mii_gateway.app import listening
-from mii_gateway.discovery import StaticDiscovery, parse_replica
+from mii_gateway.discovery import Discovery, StaticDiscovery, parse_replica
 from mii_gateway.gateway import Gateway
 from mii_spec.launch import GatewayArgs
 
@@ -178,13 +178,15 @@ def start_replica(stack):
 
 @pytest.fixture
 def start_gateway(stack):
-    async def start(*replicas: FakeReplica, wait: bool = True, **options: Any) -> RunningGateway:
+    async def start(
+        *replicas: FakeReplica, wait: bool = True, discovery: Discovery | None = None, **options: Any
+    ) -> RunningGateway:
         options = {"health_interval": 0.1, "queue_timeout": 5.0, "drain_timeout": 5.0} | options
         addresses = tuple(replica.address for replica in replicas)
         args = GatewayArgs(
             deployment_name="demo", port=0, grpc_port=0, probe_port=0, replica=addresses, **options
         )
-        gateway = Gateway(args, StaticDiscovery(map(parse_replica, addresses)))
+        gateway = Gateway(args, discovery or StaticDiscovery(map(parse_replica, addresses)))
         ports = await stack.enter_async_context(listening(gateway))
         running = asyncio.create_task(gateway.run())
         stack.callback(running.cancel)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mii_gateway.app import check
+from mii_gateway.app import check, discover
 from mii_gateway.discovery import Address, parse_replica
 from mii_gateway.replicas import ReplicaTable, State, Work
 from mii_spec.launch import GatewayArgs
@@ -40,13 +40,21 @@ def test_bad_replica_names_the_option_and_the_form(text):
     ("options", "message"),
     [
         ({}, "--replica: give at least one"),
-        ({"replica": ("x",)}, "--replica 'x'"),
+        ({"replica": ("h:1/2",), "endpoints_service": "s"}, "--replica: .* not both"),
+        ({"replica": ("h:1/2",), "namespace": "n"}, "--namespace: only with --endpoints-service"),
         ({"replica": ("h:1/2",), "idle_timeout": 0.0}, "--idle-timeout: must be more than 0"),
     ],
 )
 def test_check_refuses_what_cannot_work(options, message):
     with pytest.raises(ValueError, match=message):
         check(GatewayArgs(deployment_name="demo", **options))
+
+
+def test_who_is_there_comes_from_the_options():
+    with pytest.raises(ValueError, match="--replica 'x'"):
+        discover(GatewayArgs(deployment_name="demo", replica=("x",)), {})
+    with pytest.raises(ValueError, match="--endpoints-service: KUBERNETES_SERVICE_HOST is not set"):
+        discover(GatewayArgs(deployment_name="demo", endpoints_service="s"), {})
 
 
 def ready_table(*addresses):

@@ -56,7 +56,7 @@ def test_the_command_lines_parse(deployment, facts):
     assert parse(GatewayArgs, made.gateway["args"]) == GatewayArgs(
         deployment_name="mistral",
         host="0.0.0.0",
-        replica=("mistral-server.prod.svc:8000/50050",),
+        endpoints_service="mistral-server",
         queue_max_requests=7,
         queue_timeout=1.5,
         drain_timeout=90.0,
@@ -128,12 +128,13 @@ def test_a_plan_for_processes(deployment):
         ],
         "env": [],
     }
-    assert parse(GatewayArgs, made.gateway["args"]).replica == ()
+    assert parse(GatewayArgs, made.gateway["args"]).endpoints_service is None
 
 
 def test_processes_run_the_command_lines_of_pods(deployment, facts):
-    """But for the gateway's replicas, which are addresses on either side."""
+    """But for the gateway's replicas, which here are addresses that `mii up` adds."""
     here = plan(deployment(gpus=1), Facts(model=facts().model, gpu=facts().gpu))
     there = plan(deployment(gpus=1), facts())
     assert here.server["args"] == there.server["args"]
-    assert [a for a in there.gateway["args"] if not a.startswith("--replica")] == here.gateway["args"]
+    there.gateway["args"].remove("--endpoints-service=mistral-server")
+    assert there.gateway["args"] == here.gateway["args"]
