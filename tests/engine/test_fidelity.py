@@ -12,7 +12,9 @@ from mii.engine.engine import Engine
 from mii.models.snapshot import fetch
 from mii.models.tokenizer import load_tokenizer
 
-NEW_TOKENS = 32
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # transformers goes first, one prompt at a time
+
+NEW_TOKENS = 24
 TEXT = (
     "The history of bread begins long before the first ovens were built. People ground wild grains "
     "between stones, mixed the meal with water and baked it on hot rocks beside the fire. Later someone "
@@ -25,7 +27,7 @@ TEXT = (
     "air of the morning, "
 )
 PARIS = "What is the capital of France? Answer in one sentence."
-LENGTHS = (1, 2, 3, 17, 33, 63, 64, 65, 100, 127, 128, 129, 180, 200)
+LENGTHS = (1, 2, 17, 33, 63, 64, 65, 127, 128, 129, 150, 200)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,6 @@ def greedy(max_tokens: int = NEW_TOKENS, **changes: Any) -> SamplingParams:
     return SamplingParams(max_tokens=max_tokens, temperature=0.0, **changes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("budget", [16, 100, 512, 4096])
 def test_mixed_prompts_at_any_budget(
@@ -85,7 +86,6 @@ def test_mixed_prompts_at_any_budget(
     assert [it.token_ids for it in ran] == expected
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [False, True])
 def test_three_times_more_requests_than_the_cache_holds(
     engine: Engine, run: Any, prompts: list[list[int]], expected: list[list[int]], overlap: bool
@@ -98,18 +98,16 @@ def test_three_times_more_requests_than_the_cache_holds(
     engine.scheduler.blocks.check([])
 
 
-@pytest.mark.slow
 def test_preemption_happens_and_loses_nothing(
     engine: Engine, run: Any, truth: Callable[[Path], Any], smollm2: Path, prompts: list[list[int]]
 ) -> None:
     rebudget(engine, 256, blocks=8)
     chosen = [prompts[LENGTHS.index(length)] for length in (33, 63, 64, 65)]
-    ran = run(engine, [(prompt, greedy(100)) for prompt in chosen])
+    ran = run(engine, [(prompt, greedy(80)) for prompt in chosen])
     assert engine.scheduler.num_preemptions > 0
-    assert [it.token_ids for it in ran] == [truth(smollm2)(prompt, 100) for prompt in chosen]
+    assert [it.token_ids for it in ran] == [truth(smollm2)(prompt, 80) for prompt in chosen]
 
 
-@pytest.mark.slow
 def test_shared_prefixes_are_hit_and_change_nothing(
     engine: Engine, run: Any, truth: Callable[[Path], Any], smollm2: Path, tokenizer: Any
 ) -> None:
@@ -124,7 +122,6 @@ def test_shared_prefixes_are_hit_and_change_nothing(
         assert hits == ([0, 128, 128, 128] if attempt == 0 else [128] * 4)
 
 
-@pytest.mark.slow
 def test_an_answer_does_not_depend_on_its_neighbours(
     engine: Engine, run: Any, prompts: list[list[int]]
 ) -> None:
@@ -141,7 +138,6 @@ def test_an_answer_does_not_depend_on_its_neighbours(
     assert [shuffled[order.index(index)] for index in range(len(requests))] == together
 
 
-@pytest.mark.slow
 def test_the_capital_of_france(engine: Engine, run: Any, tokenizer: Any) -> None:
     rebudget(engine, 256)
     text = tokenizer.apply_chat_template([{"role": "user", "content": PARIS}])
@@ -151,7 +147,6 @@ def test_the_capital_of_france(engine: Engine, run: Any, tokenizer: Any) -> None
     assert ran.finish_reason == "stop"
 
 
-@pytest.mark.slow
 def test_prompt_logprobs_equal_transformers(
     engine: Engine, run: Any, truth: Callable[[Path], Any], smollm2: Path, prompts: list[list[int]]
 ) -> None:

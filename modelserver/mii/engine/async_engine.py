@@ -5,18 +5,9 @@ Output <── detokenise <── reader task <── PULL <═ipc═
 """
 
 import asyncio
-import signal
-import sys
-import tempfile
 import time
-from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
-from pathlib import Path
 from uuid import uuid4
-
-import msgspec
-import zmq
-import zmq.asyncio
 
 from mii.config import EngineConfig
 from mii.core import (
@@ -29,19 +20,22 @@ from mii.core import (
     Output,
     StepOutputs,
 )
-from mii.engine.messages import Failed, FromEngine, Startup
+from mii.engine.link import EngineLink, ending
+from mii.engine.messages import Failed
 from mii.engine.request import make_request
 from mii.engine.stream import Stream
 from mii.engine.tokenizing import tokenizer_for
-from mii.errors import EngineDead, ModelLoadError
+from mii.errors import EngineDead
 from mii.models.tokenizer import Tokenizer
+
+_LAST_WORDS_SECONDS = 0.5
 
 
 class AsyncEngine:
     """One engine process and its open requests. Make it with `await AsyncEngine.start(config)`."""
 
     def __init__(
-        self, config: EngineConfig, tokenizer: Tokenizer, link: "EngineLink", info: EngineInfo
+        self, config: EngineConfig, tokenizer: Tokenizer, link: EngineLink, info: EngineInfo
     ) -> None:
         self.tokenizer = tokenizer
         self.info = info
@@ -150,8 +144,9 @@ class AsyncEngine:
 
     async def _watch_exit(self) -> None:
         code = await self._link.process.wait()
-        await asyncio.sleep(0)  # let the reader take the last words first
-        self._die(f"the engine process {_ending(code)}")
+        if code >= 0:  # it went by itself: its last words may still be on their way
+            await asyncio.wait((self._dead,), timeout=_LAST_WORDS_SECONDS)
+        self._die(f"the engine process {ending(code)}")
 
     async def _watch_pulse(self) -> None:
         limit = self._config.heartbeat_timeout
@@ -168,73 +163,3 @@ class AsyncEngine:
             self._dead.set_result(reason)
         for stream in self._streams.values():
             stream.fail(EngineDead(self._dead.result()))
-
-
-class EngineLink:
-    """The process and the two sockets to it."""
-
-    def __init__(self, directory: "tempfile.TemporaryDirectory[str]") -> None:
-        self._directory = directory
-        self._context = zmq.asyncio.Context()
-        self._outbox = self._context.socket(zmq.PUSH)
-        self._inbox = self._context.socket(zmq.PULL)
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(FromEngine)
-        self.process: Process
-
-    @classmethod
-    async def open(cls, config: EngineConfig) -> "EngineLink":
-        # The directory is readable by its owner alone, and so are the sockets in it.
-        link = cls(tempfile.TemporaryDirectory(prefix="mii-"))
-        requests, results = (f"ipc://{Path(link._directory.name) / name}" for name in ("requests", "results"))
-        link._outbox.bind(requests)
-        link._inbox.bind(results)
-        link.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "mii.engine.process"),
-            stdin=asyncio.subprocess.PIPE,
-            start_new_session=True,  # a Ctrl-C in the terminal is for the server, which drains first
-        )
-        assert link.process.stdin is not None
-        startup = Startup(config=config, inbox=requests, outbox=results)
-        link.process.stdin.write(msgspec.json.encode(startup) + b"\n")
-        return link
-
-    async def ready(self) -> EngineInfo:
-        """Waits until the model is loaded. Raises ModelLoadError with the engine's own words."""
-        message = asyncio.ensure_future(self.receive())
-        exited = asyncio.ensure_future(self.process.wait())
-        await asyncio.wait((message, exited), return_when=asyncio.FIRST_COMPLETED)
-        exited.cancel()
-        if not message.done():  # perhaps its last words are still on their way
-            await asyncio.wait((message,), timeout=0.5)
-        if not message.done():
-            message.cancel()
-            raise ModelLoadError(f"the engine process {_ending(self.process.returncode)} while loading")
-        first = message.result()
-        if isinstance(first, Failed):
-            raise ModelLoadError(first.error)
-        assert isinstance(first, EngineInfo), "an engine's first message says what it is"
-        return first
-
-    async def send(self, message: msgspec.Struct) -> None:
-        await self._outbox.send(self._encoder.encode(message))
-
-    async def receive(self) -> FromEngine:
-        message: FromEngine = self._decoder.decode(await self._inbox.recv())
-        return message
-
-    def kill(self) -> None:
-        if self.process.returncode is None:
-            self.process.kill()
-
-    async def close(self) -> None:
-        self.kill()
-        await self.process.wait()
-        self._context.destroy(linger=0)
-        self._directory.cleanup()
-
-
-def _ending(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"
