@@ -1,0 +1,66 @@
+"""Random ragged batches over a paged cache, for every operation that takes one."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from mii_kernels.batch import RaggedBatch
+
+BLOCK_SIZE = 64
+
+
+@dataclass
+class Paged:
+    """A batch and the cache that it addresses; tables are shuffled so that nothing lies in order."""
+
+    batch: RaggedBatch
+    k_cache: Tensor  # [blocks, kv_heads, BLOCK_SIZE, head_dim]
+    v_cache: Tensor
+    tables: list[list[int]]
+
+    def context(self, cache: Tensor, sequence: int) -> Tensor:
+        """[context, kv_heads, head_dim] of one sequence, gathered token by token."""
+        table, length = self.tables[sequence], self.batch.context_lens_host[sequence]
+        rows = [cache[table[place // BLOCK_SIZE], :, place % BLOCK_SIZE] for place in range(length)]
+        return torch.stack(rows)
+
+
+@pytest.fixture
+def paged() -> Callable[..., Paged]:
+    """`sequences`: (tokens in this batch, context length); those with one token and `decodes` come first."""
+
+    def make(
+        sequences: Sequence[tuple[int, int]], *, decodes: int, kv_heads: int, head_dim: int, seed: int = 0
+    ) -> Paged:
+        torch.manual_seed(seed)
+        needed = [-(-context // BLOCK_SIZE) for _, context in sequences]
+        blocks = random.Random(seed).sample(range(sum(needed) + 3), sum(needed))
+        tables = [[blocks.pop() for _ in range(count)] for count in needed]
+        wide = torch.zeros(len(sequences), max(needed), dtype=torch.int32)
+        for row, table in enumerate(tables):
+            wide[row, : len(table)] = torch.tensor(table)
+        places = [range(context - length, context) for length, context in sequences]
+        slots = [
+            table[place // BLOCK_SIZE] * BLOCK_SIZE + place % BLOCK_SIZE
+            for table, ours in zip(tables, places, strict=True)
+            for place in ours
+        ]
+        lengths = torch.tensor([0] + [length for length, _ in sequences])
+        batch = RaggedBatch(
+            positions=torch.tensor([place for ours in places for place in ours], dtype=torch.int32),
+            slot_mapping=torch.tensor(slots, dtype=torch.int32),
+            cu_seqlens=lengths.cumsum(0).int(),
+            context_lens=torch.tensor([context for _, context in sequences], dtype=torch.int32),
+            block_tables=wide,
+            query_lens=[length for length, _ in sequences],
+            context_lens_host=[context for _, context in sequences],
+            num_decodes=decodes,
+        )
+        shape = (sum(needed) + 3, kv_heads, BLOCK_SIZE, head_dim)
+        return Paged(batch, torch.randn(shape), torch.randn(shape), tables)
+
+    return make
