@@ -6,6 +6,7 @@ MANAGED_BY = "mii-operator"
 
 SERVER = "server"
 GATEWAY = "gateway"
+FETCH = "fetch"
 
 HTTP_PORT = 8000
 GRPC_PORT = 50050

@@ -27,6 +27,23 @@ def gpu_facts(nodes: Iterable[Mapping[str, Any]], accelerator: Accelerator) -> G
     )
 
 
+def free_gpus(
+    nodes: Iterable[Mapping[str, Any]],
+    held: Iterable[tuple[str, Mapping[str, int]]],
+    accelerator: Accelerator,
+) -> int:
+    """On the node with most of them free. `held` are the devices of each pod, with its node."""
+    free = {n["metadata"]["name"]: _count(n, accelerator) for n in nodes if not _cordoned(n)}
+    for node, devices in held:
+        if node in free:
+            free[node] -= devices.get(accelerator.resource, 0)
+    return max(free.values(), default=0)
+
+
+def _cordoned(node: Mapping[str, Any]) -> bool:
+    return bool(node.get("spec", {}).get("unschedulable"))
+
+
 def _count(node: Mapping[str, Any], accelerator: Accelerator) -> int:
     """Devices that a pod with this accelerator can get on this node."""
     if accelerator.product not in ("", _labels(node).get(PRODUCT_LABEL)):

@@ -29,6 +29,7 @@ def test_children_come_before_what_refers_to_them(deployment, facts):
         "Role",
         "RoleBinding",
         "PersistentVolumeClaim",
+        "Job",
         "Service",
         "Service",
         "NetworkPolicy",

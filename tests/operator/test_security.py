@@ -12,6 +12,13 @@ SPECS = [
 ]
 ALLOWED_VOLUMES = {"emptyDir", "persistentVolumeClaim", "secret"}  # a part of what the standard allows
 
+OPERATOR_READS = {
+    "ports": [{"protocol": "TCP", "port": 8000}],
+    "from": [
+        {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "mii-operator"}}}
+    ],
+}
+
 
 def pods(made):
     return [c["spec"]["template"]["spec"] for c in made.children if c["kind"] == "Deployment"]
@@ -62,7 +69,7 @@ def test_only_the_gateway_reaches_the_servers(deployment, facts, oldest):
         for c in made.children
         if c["kind"] == "Deployment" and c["metadata"]["name"] == "mistral-gateway"
     )
-    assert len(rules) == 1
+    assert rules[1:] == [OPERATOR_READS]
     [source] = rules[0]["from"]
     assert source.keys() == {"podSelector"}
     assert source["podSelector"]["matchLabels"].items() <= gateway.items()
@@ -71,8 +78,9 @@ def test_only_the_gateway_reaches_the_servers(deployment, facts, oldest):
 
 def test_probes_of_the_gateway_are_not_for_clients(deployment, facts, oldest):
     made = plan(deployment(), facts(capabilities=oldest))
-    ports = [p["port"] for rule in policy(made, "mistral-gateway")["ingress"] for p in rule["ports"]]
-    assert ports == [8000, 50050]
+    clients, operator = policy(made, "mistral-gateway")["ingress"]
+    assert [port["port"] for port in clients["ports"]] == [8000, 50050]
+    assert operator == {**OPERATOR_READS, "ports": [{"protocol": "TCP", "port": 8081}]}
 
 
 def test_prometheus_reaches_the_metrics_where_it_is_installed(deployment, facts):

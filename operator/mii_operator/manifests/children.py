@@ -9,6 +9,7 @@ from mii_operator.manifests import (
     gateway_deployment,
     monitoring,
     network,
+    prefetch,
     server_deployment,
     storage,
 )
@@ -24,6 +25,7 @@ def children(
     objects = (
         *access.objects(deployment),
         *storage.objects(deployment, cluster),
+        *prefetch.objects(deployment, cluster),
         *network.objects(deployment, cluster),
         *availability.objects(deployment, cluster),
         server_deployment.build(deployment, cluster, choice, server),

@@ -23,6 +23,7 @@ def container(deployment: MIIDeployment, cluster: Cluster, base: Manifest) -> Ma
         "readinessProbe": pods.probe("/health/ready", port="probe", period=2, timeout=2, failures=2),
         "livenessProbe": pods.probe("/health/live", port="probe", period=5, timeout=5, failures=3),
         "lifecycle": pods.lifecycle(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [pods.TEMPORARY_MOUNT, *_secret_mounts(deployment)],
     }
 

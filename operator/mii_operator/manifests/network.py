@@ -13,6 +13,11 @@ _PROMETHEUS = {
     "namespaceSelector": {},
     "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
 }
+# The operator's pods, in any namespace: they ask what replicas are, and how busy gateways are.
+_OPERATOR = {
+    "namespaceSelector": {},
+    "podSelector": {"matchLabels": {"app.kubernetes.io/name": constants.MANAGED_BY}},
+}
 
 
 def objects(deployment: MIIDeployment, cluster: Cluster) -> list[Manifest]:
@@ -46,12 +51,18 @@ def _service(
 def _server_policy(deployment: MIIDeployment, cluster: Cluster) -> Manifest:
     """Servers ask for no key, so that only the gateway may reach them."""
     gateway = {"podSelector": {"matchLabels": meta.selector(deployment, constants.GATEWAY)}}
-    rules = [_allow(constants.HTTP_PORT, constants.GRPC_PORT, sources=[gateway])]
+    rules = [
+        _allow(constants.HTTP_PORT, constants.GRPC_PORT, sources=[gateway]),
+        _allow(constants.HTTP_PORT, sources=[_OPERATOR]),
+    ]
     return _policy(deployment, constants.SERVER, rules + _scraping(cluster, constants.HTTP_PORT))
 
 
 def _gateway_policy(deployment: MIIDeployment, cluster: Cluster) -> Manifest:
-    rules = [_allow(constants.HTTP_PORT, constants.GRPC_PORT)]
+    rules = [
+        _allow(constants.HTTP_PORT, constants.GRPC_PORT),
+        _allow(constants.PROBE_PORT, sources=[_OPERATOR]),
+    ]
     return _policy(deployment, constants.GATEWAY, rules + _scraping(cluster, constants.PROBE_PORT))
 
 

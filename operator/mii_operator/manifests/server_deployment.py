@@ -5,6 +5,7 @@ from math import ceil
 from mii_operator import constants
 from mii_operator.facts import Cluster
 from mii_operator.manifests import meta, pods
+from mii_operator.manifests.environment import environment
 from mii_operator.manifests.meta import Manifest
 from mii_operator.manifests.overlay import merge
 from mii_operator.manifests.rollout import strategy
@@ -23,7 +24,7 @@ def container(deployment: MIIDeployment, cluster: Cluster, choice: Choice, base:
     return {
         **base,
         **pods.image(cluster.images.server, cluster),
-        "env": _environment(deployment),
+        "env": environment(deployment),
         "ports": pods.ports(http=constants.HTTP_PORT, grpc=constants.GRPC_PORT),
         "resources": _resources(deployment, choice),
         "securityContext": pods.hardened(),
@@ -31,6 +32,7 @@ def container(deployment: MIIDeployment, cluster: Cluster, choice: Choice, base:
         "readinessProbe": pods.probe("/health/ready", port="http", period=2, timeout=2, failures=2),
         "livenessProbe": pods.probe("/health/live", port="http", period=5, timeout=5, failures=3),
         "lifecycle": pods.lifecycle(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "cache", "mountPath": constants.CACHE_PATH},
             {"name": "shm", "mountPath": "/dev/shm"},
@@ -87,19 +89,6 @@ def _placement(deployment: MIIDeployment, choice: Choice) -> Manifest:
     if accelerator.product:
         placement["nodeSelector"] = {constants.PRODUCT_LABEL: accelerator.product}
     return placement
-
-
-def _environment(deployment: MIIDeployment) -> list[Manifest]:
-    token = deployment.spec.token_secret_ref
-    return [
-        {"name": "HOME", "value": pods.TEMPORARY_MOUNT["mountPath"]},
-        {"name": "HF_HOME", "value": f"{constants.CACHE_PATH}/huggingface"},
-        *(
-            [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": token.name, "key": token.key}}}]
-            if token
-            else []
-        ),
-    ]
 
 
 def _resources(deployment: MIIDeployment, choice: Choice) -> Manifest:

@@ -1,0 +1,11 @@
+"""One condition's verdict, before it is dated."""
+
+from typing import Literal, NamedTuple
+
+
+class Judgement(NamedTuple):
+    """`reason` is one CamelCase word for programs, `message` a sentence for people. True is good."""
+
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str = ""
