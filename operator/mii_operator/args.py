@@ -18,11 +18,10 @@ class OperatorArgs:
     )
     image_pull_secret: tuple[str, ...] = option((), "Secret to pull with; give it once per Secret")
     namespace: tuple[str, ...] = option((), "serve this namespace; give it once per namespace; default: all")
-    lease_namespace: str = option("default", "namespace of the Lease by which operators elect their leader")
+    lease_namespace: str = option("", "of the Lease by which operators elect a leader; default: the pod's")
     lease_name: str = option("mii-operator", "name of that Lease")
-    identity: str = option("", "of this process in the Lease: the pod's name; default: one of its own")
     hub_endpoint: str = option(DEFAULT_ENDPOINT, "Hugging Face hub that models are looked up on")
-    port: int = option(8080, "port of /healthz and /metrics; 0 takes any")
+    metrics_port: int = option(8080, "port of /healthz and /metrics; 0 takes any")
     log_level: str = option("info", "verbosity", choices=("debug", "info", "warning", "error"))
 
     @property

@@ -6,6 +6,7 @@ watches (kopf) ─> store ─> queue ─> workers (the leader's alone) ─> API 
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import sys
 import uuid
@@ -70,8 +71,8 @@ class Operator:
 
     async def _lead(self, kube: Kube, offered: Capabilities, nodes: bool) -> None:
         args = self._args
-        identity = args.identity or _own_identity()
-        lease = Lease(kube, namespace=args.lease_namespace, name=args.lease_name, identity=identity)
+        namespace = args.lease_namespace or os.environ.get("POD_NAMESPACE", "default")
+        lease = Lease(kube, namespace=namespace, name=args.lease_name, identity=_own_identity())
         await lease.acquire()
         self.metrics.leader.set(1)
         reconciler = Reconciler(
@@ -120,7 +121,7 @@ class Operator:
         app.router.add_get("/metrics", self._exposition)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, port=self._args.port).start()
+        await web.TCPSite(runner, port=self._args.metrics_port).start()
         self.port = runner.addresses[0][1]
         logger.info("/healthz and /metrics on port %d", self.port)
         try:
@@ -168,8 +169,8 @@ def _optional(offered: Capabilities) -> list[tuple[str, str]]:
 
 
 def _own_identity() -> str:
-    """Not the host's name alone, as several may run there. (A pod's name is better: killed, it leads again.)"""
-    return f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+    """The pod's name, so that a container that was killed leads again at once; elsewhere one of our own."""
+    return os.environ.get("POD_NAME") or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def differs(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
 
 
 def transitions(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> list[Transition]:
-    """What is news to people: other verdicts of Accepted and Ready, and what went wrong elsewhere. Each once."""
+    """What is news to people: changes of Accepted and Ready, and what went wrong elsewhere. Each once."""
     before = {c["type"]: (c["status"], c["reason"]) for c in (old or {}).get("conditions", ())}
     told, found = set(), []
     for condition in sorted(new["conditions"], key=lambda c: c["type"] == "Ready"):
