@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -71,6 +71,12 @@ class GatewayArgs:
         None, "in a pod: Service whose ready pods are the replicas, by its ports http and grpc"
     )
     namespace: str | None = option(None, "of that Service; default: the pod's own")
+    routing: Literal["auto", "least-work", "prefix"] = option(
+        "auto",
+        "least-work: by load; prefix: to who has read the prompt's beginning, unless too busy; "
+        "auto: prefix for replicas that tell the size of their KV cache",
+        choices=("auto", "least-work", "prefix"),
+    )
     api_keys_dir: str | None = option(
         None, "folder with one file per API key, as a Secret is mounted; default: no key is asked for"
     )
@@ -144,7 +150,7 @@ def _keywords(spec: Field[Any], hint: Any) -> dict[str, Any]:
     if get_origin(hint) is tuple:
         return {"action": "append", "default": [], "help": text}
     return {
-        "type": kind,
+        "type": str if get_origin(kind) is Literal else kind,
         "default": default,
         "required": required,
         "choices": spec.metadata.get("choices"),

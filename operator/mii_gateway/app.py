@@ -55,6 +55,7 @@ def create_probe_app(gateway: Gateway) -> web.Application:
     app[GATEWAY] = gateway
     app.router.add_get("/health/live", live)
     app.router.add_get("/health/ready", accepting)
+    app.router.add_get("/load", load)
     app.router.add_get("/metrics", metrics)
     return app
 
@@ -77,6 +78,23 @@ async def accepting(request: web.Request) -> web.Response:
 def _verdict(gateway: Gateway, trouble: str) -> web.Response:
     trouble = "draining" if gateway.lifecycle.draining else trouble
     return web.Response(text=trouble or "ok", status=503 if trouble else 200)
+
+
+async def load(request: web.Request) -> web.Response:
+    """What autoscaling looks at."""
+    gateway = request.app[GATEWAY]
+    replicas = [
+        {
+            "name": replica.address.pod or replica.name,
+            "address": replica.name,
+            "state": replica.state,
+            "streams": replica.streams,
+            "utilization": round(replica.utilization, 4),
+        }
+        for replica in gateway.table.all()
+    ]
+    idle = round(gateway.activity.idle_seconds, 3)
+    return web.json_response({"waiting": len(gateway.queue), "idle_seconds": idle, "replicas": replicas})
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -11,12 +11,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeVar
 
+from mii_gateway.activity import Activity
 from mii_gateway.errors import replica_failed
 from mii_gateway.metrics import Metrics
 from mii_gateway.queue import ReplicaQueue
 from mii_gateway.record import Record
-from mii_gateway.replicas import Lease, ReplicaTable, State, Work
+from mii_gateway.replicas import ReplicaTable, State
 from mii_gateway.retry import RetryBudget, may_retry
+from mii_gateway.work import Lease, Work
 
 T = TypeVar("T")
 
@@ -39,9 +41,15 @@ class ReplicaFailed(Exception):  # noqa: N818 - it reads as what it is
 
 class Dispatcher:
     def __init__(
-        self, table: ReplicaTable, queue: ReplicaQueue, budget: RetryBudget, metrics: Metrics
+        self,
+        table: ReplicaTable,
+        queue: ReplicaQueue,
+        budget: RetryBudget,
+        activity: Activity,
+        metrics: Metrics,
     ) -> None:
         self._table = table
+        self._activity = activity
         self._queue = queue
         self._budget = budget
         self._metrics = metrics
@@ -51,12 +59,27 @@ class Dispatcher:
 
         Raises Refusal when the queue does, or when no further attempt is allowed.
         """
+        with self._activity.request():
+            try:
+                return await self._run(work, record, attempt)
+            finally:
+                self._queue.charge(work.tenant, record.output_tokens)
+
+    def lost(self, lease: Lease, reason: Reason) -> None:
+        """Takes the replica out of rotation until a health check passes."""
+        lease.lost = True
+        self._table.failed(lease.replica, State.UNREADY if reason == "refused" else State.DOWN)
+
+    async def _run(self, work: Work, record: Record, attempt: Callable[[Lease], Awaitable[T]]) -> T:
         self._budget.deposit()
         tried: list[tuple[str, int]] = []
         while True:
             lease = await self._lease(work, record, tried)
             try:
-                return await attempt(lease)
+                answer = await attempt(lease)
+                if not lease.lost:
+                    lease.replica.breaker.worked()
+                return answer
             except ReplicaFailed as failure:
                 self.lost(lease, failure.reason)
                 tried.append(lease.replica.identity)
@@ -66,10 +89,6 @@ class Dispatcher:
                 self._metrics.retries.labels(failure.reason).inc()
             finally:
                 lease.release()
-
-    def lost(self, lease: Lease, reason: Reason) -> None:
-        """Takes the replica out of rotation until a health check passes."""
-        self._table.failed(lease.replica, State.UNREADY if reason == "refused" else State.DOWN)
 
     async def _lease(self, work: Work, record: Record, tried: list[tuple[str, int]]) -> Lease:
         began = time.perf_counter()

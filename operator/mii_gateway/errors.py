@@ -57,12 +57,12 @@ def body_too_large(limit: int) -> Refusal:
 
 
 def queue_full(limit: str) -> Refusal:
-    message = f"no replica is ready and {limit} already wait for one; try again later"
+    message = f"no replica has room and {limit} already wait for one; try again later"
     return Refusal(429, message, code="queue_full", retry_after=1)
 
 
 def no_replica(seconds: float) -> Refusal:
-    message = f"no replica became ready within {seconds:g} seconds"
+    message = f"no replica could take the request within {seconds:g} seconds"
     return Refusal(503, message, code="no_replica", retry_after=5)
 
 

@@ -7,6 +7,7 @@ gRPC ─> GrpcProxy ──┘       balance(table) <─────┴── Hea
 
 import asyncio
 
+from mii_gateway.activity import Activity
 from mii_gateway.channels import ChannelPool
 from mii_gateway.discovery import Discovery
 from mii_gateway.dispatch import Dispatcher
@@ -32,17 +33,20 @@ class Gateway:
     def __init__(self, args: GatewayArgs, discovery: Discovery) -> None:
         self.args = args
         self.lifecycle = Lifecycle()
-        self.table = ReplicaTable()
+        self.table = ReplicaTable(args.routing)
+        self.activity = Activity()
         self._discovery = discovery
         self._session = new_session(args.connect_timeout)
         self._channels = ChannelPool(self.table, args.connect_timeout)
         self._checks = HealthChecks(
             self.table, self._session, interval=args.health_interval, timeout=args.connect_timeout
         )
-        queue = ReplicaQueue(self.table, max_requests=args.queue_max_requests, timeout=args.queue_timeout)
-        self.metrics = Metrics(self.table, queue)
+        self.queue = ReplicaQueue(
+            self.table, max_requests=args.queue_max_requests, timeout=args.queue_timeout
+        )
+        self.metrics = Metrics(self.table, self.queue)
         recorder = Recorder(self.metrics, self.lifecycle)
-        dispatcher = Dispatcher(self.table, queue, RetryBudget(), self.metrics)
+        dispatcher = Dispatcher(self.table, self.queue, RetryBudget(), self.activity, self.metrics)
         self.http = HttpProxy(
             HttpUpstream(self._session, args.idle_timeout),
             dispatcher,

@@ -12,7 +12,7 @@ from mii_gateway.dispatch import Dispatcher, Reason, ReplicaFailed
 from mii_gateway.errors import replica_silent, stream_cut
 from mii_gateway.record import Record
 from mii_gateway.replay import Replay
-from mii_gateway.replicas import Lease
+from mii_gateway.work import Lease
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
@@ -56,6 +56,7 @@ class GrpcUpstream:
             record.first_byte()
         while message is not None:
             record.bytes_out += len(message)
+            record.output_tokens += 1
             await context.write(message)
             message = await self._read(call, record)
 

@@ -20,7 +20,7 @@ from mii_gateway.lifecycle import Lifecycle
 from mii_gateway.owner import METADATA_KEY, Owner
 from mii_gateway.record import Record, Recorder
 from mii_gateway.replay import Replay
-from mii_gateway.replicas import Work
+from mii_gateway.work import Work
 
 TERMINATE = "/modelresponse.ModelResponse/Terminate"
 EMPTY = b""  # google.protobuf.Empty on the wire

@@ -1,13 +1,18 @@
-"""Active health checks: one task a replica asks GET /health/ready."""
+"""Active health checks: one task a replica asks GET /health/ready, and in each of its lives /v1/info once."""
 
 import asyncio
 import contextlib
+import json
+import logging
 
 import aiohttp
 from yarl import URL
 
+from mii_gateway.capacity import Capacity
 from mii_gateway.discovery import Discovery
 from mii_gateway.replicas import Replica, ReplicaTable, State
+
+log = logging.getLogger(__name__)
 
 MIN_PAUSE = 0.02  # seconds; a replica that fails every request is not probed in a tight loop
 
@@ -37,14 +42,26 @@ class HealthChecks:
                         watches[replica] = group.create_task(self._watch(replica))
 
     async def _watch(self, replica: Replica) -> None:
+        described = 0  # the life in which it was asked what it can do
         while True:
             failures = replica.failures
             self._table.observe(replica, await self._probe(replica), failures)
+            if replica.state is State.READY and described != replica.incarnation:
+                described = replica.incarnation
+                await self._describe(replica)
             await self._pause(replica)
 
+    async def _describe(self, replica: Replica) -> None:
+        """Asks /v1/info; other programs than ours have none, and then defaults count."""
+        try:
+            async with self._session.get(_url(replica, "/v1/info"), timeout=self._timeout) as response:
+                if response.status == 200:
+                    self._table.describe(replica, Capacity.of(json.loads(await response.read())))
+        except (aiohttp.ClientError, TimeoutError, OSError, KeyError, TypeError, ValueError) as error:
+            log.warning("replica %s does not say what it can do: %r", replica.name, error)
+
     async def _probe(self, replica: Replica) -> State:
-        address = replica.address
-        url = URL.build(scheme="http", host=address.host, port=address.http_port, path="/health/ready")
+        url = _url(replica, "/health/ready")
         try:
             async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as response:
                 return State.READY if response.status == 200 else State.UNREADY
@@ -57,3 +74,7 @@ class HealthChecks:
             async with asyncio.timeout(self._interval):
                 await replica.suspected.wait()
         replica.suspected.clear()
+
+
+def _url(replica: Replica, path: str) -> URL:
+    return URL.build(scheme="http", host=replica.address.host, port=replica.address.http_port, path=path)

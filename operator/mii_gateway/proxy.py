@@ -13,8 +13,8 @@ from mii_gateway.headers import REQUEST_ID, not_utf8, request_headers
 from mii_gateway.lifecycle import Lifecycle
 from mii_gateway.record import Record, Recorder
 from mii_gateway.relay import Relay
-from mii_gateway.replicas import Lease, Work
 from mii_gateway.upstream import HttpUpstream, Outgoing
+from mii_gateway.work import Lease, Work
 
 BODY_TIMEOUT = 60.0  # seconds that a client has to send a request's body
 

@@ -1,11 +1,13 @@
-"""Bounded waiting for a replica: what holds requests while none is ready."""
+"""Bounded, fair waiting for a replica: what holds requests while none can take them."""
 
 import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from mii_gateway.errors import no_replica, queue_full
-from mii_gateway.replicas import Lease, ReplicaTable, Work
+from mii_gateway.fairness import TokenCounters
+from mii_gateway.replicas import ReplicaTable
+from mii_gateway.work import Lease, Work
 
 MAX_BYTES = 256 * 1024 * 1024  # of request bodies that wait
 
@@ -18,7 +20,7 @@ class _Waiter:
 
 
 class ReplicaQueue:
-    """Gives leases at once while a replica is ready, else first come, first served."""
+    """Gives leases at once while a replica has room; else in turn among tenants, and in order for each."""
 
     def __init__(
         self, table: ReplicaTable, *, max_requests: int, timeout: float, max_bytes: int = MAX_BYTES
@@ -27,32 +29,44 @@ class ReplicaQueue:
         self._max_requests = max_requests
         self._max_bytes = max_bytes
         self._timeout = timeout
-        self._waiters: dict[_Waiter, None] = {}  # in order of arrival
+        self._waiters: dict[str, dict[_Waiter, None]] = {}  # of each tenant that waits, in order of arrival
+        self._counters = TokenCounters()
+        self._length = 0
         self._bytes = 0
-        table.subscribe(self._serve)
+        table.subscribe_freed(self._serve)
 
     def __len__(self) -> int:
-        return len(self._waiters)
+        return self._length
 
     async def lease(self, work: Work, tried: Collection[tuple[str, int]]) -> Lease:
-        """A lease on a replica that is not in `tried`.
+        """A lease on a replica that is not in `tried`. Who has tried one does not queue again for another.
 
         Raises Refusal: 429 when too much waits already, 503 when no replica came in time.
         """
-        if lease := self._table.lease(work, tried):
+        if (not self._length or tried) and (lease := self._lease(work, tried)):
             return lease
         self._check_room(work)
         return await self._wait(_Waiter(work, tried))
 
+    def charge(self, tenant: str, output_tokens: int) -> None:
+        """What an answer has cost, which is not known before its end."""
+        self._counters.charge(tenant, output_tokens=output_tokens)
+
+    def _lease(self, work: Work, tried: Collection[tuple[str, int]]) -> Lease | None:
+        lease = self._table.lease(work, tried)
+        if lease:
+            self._counters.charge(work.tenant, prompt_tokens=work.prompt_tokens)
+        return lease
+
     def _check_room(self, work: Work) -> None:
-        if len(self._waiters) >= self._max_requests:
+        if self._length >= self._max_requests:
             raise queue_full(f"{self._max_requests} requests")
         if self._bytes + work.size > self._max_bytes:
             raise queue_full(f"{self._bytes} bytes of requests")
 
     async def _wait(self, waiter: _Waiter) -> Lease:
-        self._waiters[waiter] = None
-        self._bytes += waiter.work.size
+        self._add(waiter)
+        self._serve()
         try:
             async with asyncio.timeout(self._timeout):
                 return await asyncio.shield(waiter.lease)
@@ -69,12 +83,32 @@ class ReplicaQueue:
 
     def _serve(self) -> None:
         """Serves whom it can, in order. A lease counts as load from here on, so that the next one sees it."""
-        for waiter in list(self._waiters):
-            if lease := self._table.lease(waiter.work, waiter.tried):
+        while self._length and self._table.available:
+            if not any(map(self._serve_one_of, self._counters.order(self._waiters))):
+                return
+
+    def _serve_one_of(self, tenant: str) -> bool:
+        """The first that an available replica is left for."""
+        for waiter in self._waiters[tenant]:
+            if lease := self._lease(waiter.work, waiter.tried):
                 waiter.lease.set_result(lease)
                 self._remove(waiter)
+                return True
+        return False
+
+    def _add(self, waiter: _Waiter) -> None:
+        tenant = waiter.work.tenant
+        if tenant not in self._waiters:
+            self._counters.arrive(tenant, self._waiters)
+        self._waiters.setdefault(tenant, {})[waiter] = None
+        self._length += 1
+        self._bytes += waiter.work.size
 
     def _remove(self, waiter: _Waiter) -> None:
-        if waiter in self._waiters:
-            del self._waiters[waiter]
+        tenant = waiter.work.tenant
+        if waiter in self._waiters.get(tenant, ()):
+            del self._waiters[tenant][waiter]
+            self._length -= 1
             self._bytes -= waiter.work.size
+            if not self._waiters[tenant]:
+                del self._waiters[tenant]

@@ -20,10 +20,12 @@ class Record:
     request_id: str
     client: str
     status: str = "UNKNOWN"  # what gRPC says of a fault of our own; HTTP always sets one
+    key: str = ""  # the name of the API key
     replica: str | None = None
     failures: list[str] = field(default_factory=list)  # of earlier attempts
     bytes_in: int = 0
     bytes_out: int = 0
+    output_tokens: int = 0  # by estimate
     queue_seconds: float = 0.0
     upstream_seconds: float = 0.0  # waiting for replicas before the first byte
     first_byte_seconds: float | None = None
@@ -94,6 +96,7 @@ def _fields(record: Record) -> dict[str, object]:
         "path": record.path,
         "request_id": record.request_id,
         "client": record.client,
+        "key": record.key,
         "status": record.status,
         "replica": record.replica,
         "failures": record.failures,

@@ -64,6 +64,7 @@ class Relay:
             await write(chunk)
             self._tail = chunk
             record.bytes_out += len(chunk)
+            record.output_tokens += chunk.count(b"\n\n")  # events
             if (moment := now()) > postponed + slack:
                 postponed = moment
                 limit.reschedule(moment + slack + self._idle_timeout)

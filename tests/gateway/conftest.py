@@ -43,6 +43,7 @@ class FakeReplica(grpc.GenericRpcHandler):
 
     def __init__(self) -> None:
         self.ready = True
+        self.info: dict[str, Any] | None = None  # what /v1/info says
         self.requests: list[Received] = []
         self.calls: list[tuple[str, Any]] = []
         self.left = 0  # requests whose client went away
@@ -64,6 +65,7 @@ class FakeReplica(grpc.GenericRpcHandler):
         """Listens, on the same ports as before if it was killed."""
         app = web.Application(client_max_size=2**26)
         app.router.add_get("/health/ready", self._health)
+        app.router.add_get("/v1/info", self._info)
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(
             app, handler_cancellation=True, auto_decompress=False, access_log=None, shutdown_timeout=0.1
@@ -105,6 +107,9 @@ class FakeReplica(grpc.GenericRpcHandler):
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response(status=200 if self.ready else 503)
+
+    async def _info(self, request: web.Request) -> web.Response:
+        return web.json_response(self.info, status=404 if self.info is None else 200)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()

@@ -4,7 +4,8 @@ import pytest
 
 from mii_gateway.app import check, discover
 from mii_gateway.discovery import Address, parse_replica
-from mii_gateway.replicas import ReplicaTable, State, Work
+from mii_gateway.replicas import ReplicaTable, State
+from mii_gateway.work import Work
 from mii_spec.launch import GatewayArgs
 
 A, B = Address("a", 1, 2), Address("b", 1, 2)

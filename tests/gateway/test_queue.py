@@ -7,7 +7,8 @@ import pytest
 from mii_gateway.discovery import Address
 from mii_gateway.errors import Refusal
 from mii_gateway.queue import ReplicaQueue
-from mii_gateway.replicas import ReplicaTable, State, Work
+from mii_gateway.replicas import ReplicaTable, State
+from mii_gateway.work import Work
 
 
 @pytest.fixture
