@@ -15,6 +15,7 @@ COMMANDS = {
     "down": ("mii.local.commands", "add_down_parser"),
     "list": ("mii.local.commands", "add_list_parser"),
     "chat": ("mii.chat", "add_parser"),
+    "fetch": ("mii.fetch_command", "add_parser"),
     "bench": ("mii.bench.command", "add_parser"),
 }
 

@@ -24,6 +24,7 @@ from mii_operator.lease import Lease, Lost
 from mii_operator.metrics import Metrics
 from mii_operator.model_source import ModelSource
 from mii_operator.reconcile import Reconciler
+from mii_operator.scaler import Scaler
 from mii_operator.store import Key, Store
 from mii_operator.work_queue import WorkQueue
 from mii_spec import launch
@@ -89,6 +90,7 @@ class Operator:
                 group.create_task(lease.hold())
                 await self._fill(kube, optional, nodes)
                 group.create_task(controller.work(self._queue, self._store, reconciler, self.metrics))
+                group.create_task(Scaler(kube, self._store).run())
                 group.create_task(self._resync(kube, optional, nodes))
         finally:
             self.metrics.leader.set(0)

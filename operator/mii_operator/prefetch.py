@@ -34,7 +34,7 @@ def read(job: Mapping[str, Any] | None, *, waiting: str = "", line: str = "") ->
     if "Failed" in state:
         return Progress(failed=said.get("error") or line or state["Failed"].get("message", ""))
     return Progress(
-        waiting=waiting,
+        waiting=waiting or said.get("error", ""),
         moved=int(said.get("bytes", 0)),
         total=int(said.get("total", 0)),
         idle_seconds=float(said.get("idle_seconds", 0)),

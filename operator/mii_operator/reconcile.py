@@ -6,7 +6,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from mii_operator import constants, pods, prefetch, status, verdict
+from mii_operator import constants, pods, prefetch, scaler, status, verdict
 from mii_operator.apply import InTheWay, NotOwned, Refused, align
 from mii_operator.conditions import View
 from mii_operator.facts import Capabilities, Images
@@ -73,7 +73,9 @@ class Reconciler:
         """The verdict, or the API server's where it refuses."""
         assert decided.plan
         assert decided.deployment
-        observed, deployment = self._observe(key), decided.deployment
+        deployment = decided.deployment
+        await scaler.take_over(self._kube, self._store, deployment, self._observe(key))
+        observed = self._observe(key)
         children, keep = list(decided.plan.children), []
         if not self._model_is_there(deployment, observed):
             children, keep = [c for c in children if not is_server(c)], _names(filter(is_server, children))

@@ -46,7 +46,7 @@ def objects(deployment: MIIDeployment, cluster: Cluster) -> list[Manifest]:
         constants.FETCH,
         serviceAccountName=meta.component_name(deployment, constants.SERVER),
         automountServiceAccountToken=False,
-        restartPolicy="OnFailure",
+        restartPolicy="Never",
         terminationGracePeriodSeconds=constants.EXIT_SECONDS,
         affinity=_near_servers(deployment),
         containers=[_container(deployment, cluster)],
