@@ -1,4 +1,4 @@
-"""`mii-gateway`: the applications on its ports, and its life from the command line to exit."""
+"""`mii-gateway`: its life from the command line to exit."""
 
 import asyncio
 import contextlib
@@ -8,24 +8,21 @@ import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import uvloop
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from mii_gateway.discovery import Discovery, StaticDiscovery, parse_replica
-from mii_gateway.errors import Refusal
 from mii_gateway.gateway import Gateway
 from mii_gateway.kube import in_cluster, own_namespace
 from mii_gateway.kube_discovery import EndpointsDiscovery
 from mii_gateway.listener import Listener
 from mii_gateway.log import logging_to_stderr
-from mii_gateway.proxy import refuse
+from mii_gateway.ports import create_app, create_probe_app
+from mii_gateway.tls import Tls
 from mii_spec import launch
 from mii_spec.launch import GatewayArgs
-
-GATEWAY = web.AppKey("gateway", Gateway)
 
 log = logging.getLogger(__name__)
 
@@ -34,87 +31,6 @@ class Ports(NamedTuple):
     http: int
     grpc: int
     probe: int
-
-
-def create_app(gateway: Gateway) -> web.Application:
-    """The main port: a few paths of its own, the rest are the replicas'."""
-    app = web.Application(client_max_size=gateway.args.max_body_bytes)
-    app[GATEWAY] = gateway
-    app.router.add_get("/health/live", live)
-    app.router.add_get("/health/ready", ready)
-    app.router.add_get("/healthz", live)
-    app.router.add_route("*", "/metrics", metrics_elsewhere)
-    app.router.add_route("*", "/mii/{deployment:.*}", mii, expect_handler=gateway.http.expect)
-    app.router.add_route("*", "/{path:.*}", gateway.http.handle, expect_handler=gateway.http.expect)
-    return app
-
-
-def create_probe_app(gateway: Gateway) -> web.Application:
-    """The probe port: never behind requests, never reachable from outside the pod's network."""
-    app = web.Application()
-    app[GATEWAY] = gateway
-    app.router.add_get("/health/live", live)
-    app.router.add_get("/health/ready", accepting)
-    app.router.add_get("/load", load)
-    app.router.add_get("/metrics", metrics)
-    return app
-
-
-async def live(_: web.Request) -> web.Response:
-    return web.Response(text="ok")
-
-
-async def ready(request: web.Request) -> web.Response:
-    """Whether a request would be answered now."""
-    return _verdict(request.app[GATEWAY], "" if request.app[GATEWAY].table.ready else "no replica is ready")
-
-
-async def accepting(request: web.Request) -> web.Response:
-    """Whether requests should come here: also while there is no replica, as they wait for one."""
-    known = request.app[GATEWAY].table.known
-    return _verdict(request.app[GATEWAY], "" if known else "the replicas are not known yet")
-
-
-def _verdict(gateway: Gateway, trouble: str) -> web.Response:
-    trouble = "draining" if gateway.lifecycle.draining else trouble
-    return web.Response(text=trouble or "ok", status=503 if trouble else 200)
-
-
-async def load(request: web.Request) -> web.Response:
-    """What autoscaling looks at."""
-    gateway = request.app[GATEWAY]
-    replicas = [
-        {
-            "name": replica.address.pod or replica.name,
-            "address": replica.name,
-            "state": replica.state,
-            "streams": replica.streams,
-            "utilization": round(replica.utilization, 4),
-        }
-        for replica in gateway.table.all()
-    ]
-    idle = round(gateway.activity.idle_seconds, 3)
-    return web.json_response({"waiting": len(gateway.queue), "idle_seconds": idle, "replicas": replicas})
-
-
-async def metrics(request: web.Request) -> web.Response:
-    exposition = request.app[GATEWAY].metrics.exposition()
-    return web.Response(body=exposition, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-async def metrics_elsewhere(request: web.Request) -> web.Response:
-    port = request.app[GATEWAY].args.probe_port
-    return refuse(Refusal(404, f"metrics are on the probe port, {port}", code="not_found"))
-
-
-async def mii(request: web.Request) -> web.StreamResponse:
-    """MII's REST API, for the one deployment that is here."""
-    gateway = request.app[GATEWAY]
-    asked, served = request.match_info["deployment"], gateway.args.deployment_name
-    if asked != served:
-        message = f"no deployment {asked!r} here; this gateway serves {served!r}"
-        return refuse(Refusal(404, message, code="deployment_not_found"))
-    return await gateway.http.handle(request)
 
 
 @contextlib.asynccontextmanager
@@ -129,7 +45,7 @@ async def listening(gateway: Gateway) -> AsyncIterator[Ports]:
         stack.push_async_callback(gateway.grpc.stop)
         grpc_port = await gateway.grpc.start(args.host, args.grpc_port)
         stack.push_async_callback(main.stop)
-        http_port = await main.start(args.host, args.port)
+        http_port = await main.start(args.host, args.port, gateway.tls.context if gateway.tls else None)
         gateway.lifecycle.subscribe(main.close)
         yield Ports(http_port, grpc_port, probe_port)
 
@@ -190,9 +106,15 @@ def check(args: GatewayArgs) -> None:
         )
     if args.namespace and not args.endpoints_service:
         raise ValueError("--namespace: only with --endpoints-service")
-    for name, what in (("api_keys_dir", "asks for no API keys"), ("tls_dir", "speaks no TLS")):
-        if getattr(args, name) is not None:
-            raise ValueError(f"{launch.flag(name)}: this gateway {what}; leave the option out")
+    for name in ("api_keys_dir", "tls_dir"):
+        folder = getattr(args, name)
+        if folder is not None and not os.path.isdir(folder):
+            raise ValueError(f"{launch.flag(name)}: {folder} is not a folder")
+    if args.tls_dir is not None:
+        try:
+            Tls(Path(args.tls_dir))
+        except (OSError, KeyError) as error:
+            raise ValueError(f"--tls-dir: tls.crt and tls.key there are unusable: {error!r}") from error
     for name in ("queue_timeout", "connect_timeout", "idle_timeout", "health_interval"):
         if getattr(args, name) <= 0:
             raise ValueError(f"{launch.flag(name)}: must be more than 0 seconds")

@@ -7,6 +7,7 @@ from grpc import StatusCode
 
 _GRPC_CODES = {
     400: StatusCode.INVALID_ARGUMENT,
+    401: StatusCode.UNAUTHENTICATED,
     404: StatusCode.NOT_FOUND,
     408: StatusCode.DEADLINE_EXCEEDED,
     413: StatusCode.RESOURCE_EXHAUSTED,
@@ -47,9 +48,15 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a fault
 
 
 def _kind(status: int) -> str:
+    if status == 401:
+        return "authentication_error"
     if status == 429:
         return "rate_limit_error"
     return "invalid_request_error" if status < 500 else "server_error"
+
+
+def unauthenticated(message: str) -> Refusal:
+    return Refusal(401, message, code="invalid_api_key")
 
 
 def body_too_large(limit: int) -> Refusal:

@@ -6,6 +6,7 @@ gRPC ─> GrpcProxy ──┘       balance(table) <─────┴── Hea
 """
 
 import asyncio
+from pathlib import Path
 
 from mii_gateway.activity import Activity
 from mii_gateway.channels import ChannelPool
@@ -15,6 +16,7 @@ from mii_gateway.grpc_call import GrpcUpstream
 from mii_gateway.grpc_proxy import GrpcProxy
 from mii_gateway.grpc_server import GrpcServer
 from mii_gateway.health import HealthChecks
+from mii_gateway.keys import KeyRing
 from mii_gateway.lifecycle import Lifecycle
 from mii_gateway.metrics import Metrics
 from mii_gateway.owner import Owner
@@ -23,6 +25,7 @@ from mii_gateway.queue import ReplicaQueue
 from mii_gateway.record import Recorder
 from mii_gateway.replicas import ReplicaTable
 from mii_gateway.retry import RetryBudget
+from mii_gateway.tls import Tls
 from mii_gateway.upstream import HttpUpstream, new_session
 from mii_spec.launch import GatewayArgs
 
@@ -36,6 +39,8 @@ class Gateway:
         self.table = ReplicaTable(args.routing)
         self.activity = Activity()
         self._discovery = discovery
+        self._keys = KeyRing(Path(args.api_keys_dir) if args.api_keys_dir else None)
+        self.tls = Tls(Path(args.tls_dir)) if args.tls_dir else None
         self._session = new_session(args.connect_timeout)
         self._channels = ChannelPool(self.table, args.connect_timeout)
         self._checks = HealthChecks(
@@ -52,7 +57,12 @@ class Gateway:
             dispatcher,
             recorder,
             self.lifecycle,
-            Limits(max_body_bytes=args.max_body_bytes, idle_timeout=args.idle_timeout),
+            self._keys,
+            Limits(
+                deployment_name=args.deployment_name,
+                max_body_bytes=args.max_body_bytes,
+                idle_timeout=args.idle_timeout,
+            ),
         )
         grpc_proxy = GrpcProxy(
             GrpcUpstream(self._channels, dispatcher, idle_timeout=args.idle_timeout),
@@ -60,15 +70,19 @@ class Gateway:
             recorder,
             self.lifecycle,
             Owner(args.owner_token_file),
+            self._keys,
             replay_bytes=args.max_body_bytes,
         )
-        self.grpc = GrpcServer(grpc_proxy, self.table, self.lifecycle)
+        self.grpc = GrpcServer(grpc_proxy, self.table, self.lifecycle, self.tls)
 
     async def run(self) -> None:
         """Follows the replicas until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._checks.run(self._discovery))
             group.create_task(self.grpc.publish_health())
+            group.create_task(self._keys.follow())
+            if self.tls:
+                group.create_task(self.tls.follow())
 
     async def close(self) -> None:
         """Closes what leads to replicas."""

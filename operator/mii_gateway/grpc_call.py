@@ -35,7 +35,9 @@ class GrpcUpstream:
         channel = self._channels.channel(lease.replica)
         call = channel.stream_stream(record.path, None, None)(
             replay.messages(),
-            metadata=metadata.request_metadata(context.invocation_metadata(), record.request_id),
+            metadata=metadata.request_metadata(
+                context.invocation_metadata(), record.request_id, authenticated=bool(record.key)
+            ),
             timeout=context.time_remaining(),
         )
         try:

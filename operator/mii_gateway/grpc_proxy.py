@@ -16,6 +16,7 @@ from mii_gateway import metadata
 from mii_gateway.dispatch import Dispatcher
 from mii_gateway.errors import Refusal
 from mii_gateway.grpc_call import Context, GrpcUpstream
+from mii_gateway.keys import KeyRing
 from mii_gateway.lifecycle import Lifecycle
 from mii_gateway.owner import METADATA_KEY, Owner
 from mii_gateway.record import Record, Recorder
@@ -37,6 +38,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generi
         recorder: Recorder,
         lifecycle: Lifecycle,
         owner: Owner,
+        keys: KeyRing,
         *,
         replay_bytes: int,
     ) -> None:
@@ -45,6 +47,7 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generi
         self._recorder = recorder
         self._lifecycle = lifecycle
         self._owner = owner
+        self._keys = keys
         self._replay_bytes = replay_bytes
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
@@ -65,10 +68,13 @@ class GrpcProxy(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not generi
         return grpc.stream_stream_rpc_method_handler(handle)
 
     async def _forward(self, messages: AsyncIterator[bytes], context: Context, record: Record) -> None:
+        record.key = self._keys.authenticate(
+            metadata.value(context.invocation_metadata(), metadata.AUTHORIZATION)
+        )
         replay = Replay(messages, self._replay_bytes)
         reading = asyncio.create_task(replay.read())
         try:
-            work = Work.of(await _first(replay))
+            work = Work.of(await _first(replay), record.key)
             record.got_body(work.size)
             await self._dispatcher.run(
                 work, record, lambda lease: self._upstream.call(lease, replay, context, record)

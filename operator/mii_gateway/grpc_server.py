@@ -9,6 +9,7 @@ from mii_gateway.channels import MESSAGE_OPTIONS
 from mii_gateway.grpc_proxy import GrpcProxy
 from mii_gateway.lifecycle import Lifecycle
 from mii_gateway.replicas import ReplicaTable
+from mii_gateway.tls import Tls
 
 SERVICES = ("", "modelresponse.ModelResponse")
 STOP_GRACE = 1.0  # seconds that last replies get to leave
@@ -17,9 +18,10 @@ _OPTIONS = (*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0))  # a port in use is an e
 
 
 class GrpcServer:
-    def __init__(self, proxy: GrpcProxy, table: ReplicaTable, lifecycle: Lifecycle) -> None:
+    def __init__(self, proxy: GrpcProxy, table: ReplicaTable, lifecycle: Lifecycle, tls: Tls | None) -> None:
         self._table = table
         self._lifecycle = lifecycle
+        self._tls = tls
         self._changed = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
         table.subscribe(self._changed.set)
@@ -30,7 +32,11 @@ class GrpcServer:
 
     async def start(self, host: str, port: int) -> int:
         """Listens; returns the port. Raises RuntimeError if it is taken."""
-        bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if self._tls:
+            bound = self._server.add_secure_port(address, self._tls.credentials)
+        else:
+            bound = self._server.add_insecure_port(address)
         await self._server.start()
         return bound
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 
 from aiohttp import web
 
@@ -26,11 +27,11 @@ class Listener:
         )
         self._listening: asyncio.Server | None = None
 
-    async def start(self, host: str, port: int) -> int:
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Listens; returns the port. Raises OSError if it is taken."""
         await self._runner.setup()
         loop = asyncio.get_running_loop()
-        self._listening = await loop.create_server(self._accept, host, port, backlog=BACKLOG)
+        self._listening = await loop.create_server(self._accept, host, port, backlog=BACKLOG, ssl=tls)
         sock: socket.socket = self._listening.sockets[0]
         return int(sock.getsockname()[1])
 

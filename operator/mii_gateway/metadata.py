@@ -7,6 +7,7 @@ from mii_gateway.owner import METADATA_KEY
 Pair = tuple[str, str | bytes]
 
 REQUEST_ID = "x-request-id"
+AUTHORIZATION = "authorization"
 # The transport writes its own; the owner's token is for the gateway alone.
 _OWN = frozenset({"user-agent", "content-type", "te", METADATA_KEY})
 _PASSED = frozenset({"grpc-status-details-bin", "grpc-trace-bin", "grpc-tags-bin"})
@@ -17,8 +18,12 @@ def end_to_end(metadata: Iterable[Pair] | None) -> tuple[Pair, ...]:
     return tuple((key, value) for key, value in metadata or () if _travels(key))
 
 
-def request_metadata(metadata: Iterable[Pair] | None, request_id: str) -> tuple[Pair, ...]:
-    others = (pair for pair in end_to_end(metadata) if pair[0] != REQUEST_ID)
+def request_metadata(
+    metadata: Iterable[Pair] | None, request_id: str, *, authenticated: bool = False
+) -> tuple[Pair, ...]:
+    """What a replica gets; not the API key, if that was for the gateway."""
+    replaced = (REQUEST_ID, AUTHORIZATION) if authenticated else (REQUEST_ID,)
+    others = (pair for pair in end_to_end(metadata) if pair[0] not in replaced)
     return (*others, (REQUEST_ID, request_id))
 
 

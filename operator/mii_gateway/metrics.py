@@ -26,6 +26,18 @@ class Metrics:
             ("code", "protocol"),
             registry=self._registry,
         )
+        self.key_requests = Counter(
+            "mii_gateway_key_requests_total",
+            "Requests ended, by the API key's name (never the key)",
+            ("key",),
+            registry=self._registry,
+        )
+        self.key_output_tokens = Counter(
+            "mii_gateway_key_output_tokens_total",
+            "Tokens answered, by estimate",
+            ("key",),
+            registry=self._registry,
+        )
         self.retries = Counter(
             "mii_gateway_retries_total",
             "Attempts on another replica, by what failed before",

@@ -1,15 +1,18 @@
 """HTTP: reads a request whole, so that any replica can have it, and answers with what a replica says."""
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from dataclasses import dataclass
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from mii_gateway.dispatch import Dispatcher
 from mii_gateway.errors import Refusal, body_too_large
 from mii_gateway.headers import REQUEST_ID, not_utf8, request_headers
+from mii_gateway.keys import KeyRing
 from mii_gateway.lifecycle import Lifecycle
 from mii_gateway.record import Record, Recorder
 from mii_gateway.relay import Relay
@@ -23,6 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
+    deployment_name: str
     max_body_bytes: int
     idle_timeout: float  # seconds without a byte from a replica or to the client
     body_timeout: float = BODY_TIMEOUT
@@ -35,12 +39,14 @@ class HttpProxy:
         dispatcher: Dispatcher,
         recorder: Recorder,
         lifecycle: Lifecycle,
+        keys: KeyRing,
         limits: Limits,
     ) -> None:
         self._upstream = upstream
         self._dispatcher = dispatcher
         self._recorder = recorder
         self._lifecycle = lifecycle
+        self._keys = keys
         self._limits = limits
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -62,10 +68,23 @@ class HttpProxy:
     async def expect(self, request: web.Request) -> None:
         """Lets a client that waits with its body send it, unless `handle` will refuse it anyway."""
         waits = request.headers.get("Expect", "").lower() == "100-continue"
-        if waits and not self._declared_too_large(request) and request.transport is not None:
+        if (
+            waits
+            and self._welcome(request)
+            and not self._declared_too_large(request)
+            and request.transport is not None
+        ):
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    def _welcome(self, request: web.Request) -> bool:
+        with contextlib.suppress(Refusal):
+            self._keys.authenticate(request.headers.get("Authorization"))
+            return True
+        return False
+
     async def _forward(self, request: web.Request, record: Record) -> web.StreamResponse:
+        record.key = self._keys.authenticate(request.headers.get("Authorization"))
+        self._check_deployment(request)
         outgoing = await self._read(request, record)
 
         async def attempt(lease: Lease) -> web.StreamResponse:
@@ -78,7 +97,14 @@ class HttpProxy:
                     self._dispatcher.lost(lease, "broken")
                 return relay.response
 
-        return await self._dispatcher.run(Work.of(outgoing.body), record, attempt)
+        return await self._dispatcher.run(Work.of(outgoing.body, record.key), record, attempt)
+
+    def _check_deployment(self, request: web.Request) -> None:
+        """MII's REST API names one."""
+        asked, served = request.match_info.get("deployment"), self._limits.deployment_name
+        if asked is not None and asked != served:
+            message = f"no deployment {asked!r} here; this gateway serves {served!r}"
+            raise Refusal(404, message, code="deployment_not_found")
 
     async def _read(self, request: web.Request, record: Record) -> Outgoing:
         """The whole request. Raises Refusal if it is too large, too slow or malformed."""
@@ -92,9 +118,15 @@ class HttpProxy:
             method=request.method,
             path=request.rel_url.raw_path,
             query=request.rel_url.raw_query_string,
-            headers=request_headers(request.headers, record.request_id),
+            headers=self._request_headers(request, record),
             body=body,
         )
+
+    def _request_headers(self, request: web.Request, record: Record) -> CIMultiDict[str]:
+        headers = request_headers(request.headers, record.request_id)
+        if self._keys.required:  # the key is for the gateway, not for replicas
+            headers.popall("Authorization", None)
+        return headers
 
     async def _read_body(self, request: web.Request) -> bytes:
         try:
@@ -122,6 +154,8 @@ class HttpProxy:
 
 def refuse(refusal: Refusal) -> web.Response:
     response = web.json_response(refusal.body(), status=refusal.status)
+    if refusal.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     if refusal.retry_after is not None:
         response.headers["Retry-After"] = str(refusal.retry_after)
     return response

@@ -83,6 +83,9 @@ class Recorder:
 
     def _measure(self, record: Record) -> None:
         self._metrics.requests.labels(record.status, record.protocol).inc()
+        if record.key:
+            self._metrics.key_requests.labels(record.key).inc()
+            self._metrics.key_output_tokens.labels(record.key).inc(record.output_tokens)
         self._metrics.queue_wait.observe(record.queue_seconds)
         if record.overhead_seconds is not None:
             self._metrics.upstream_ttfb.observe(record.upstream_seconds)

@@ -116,7 +116,7 @@ async def test_a_connection_in_use_outlives_the_header_timeout(replica, start_ga
 
 async def test_a_slow_body_is_408(replica, start_gateway, connect, monkeypatch):
     gateway = await start_gateway(replica)
-    limits = proxy.Limits(max_body_bytes=100, idle_timeout=5, body_timeout=0.1)
+    limits = proxy.Limits(deployment_name="demo", max_body_bytes=100, idle_timeout=5, body_timeout=0.1)
     monkeypatch.setattr(gateway.gateway.http, "_limits", limits)
     reader, writer = await connect(gateway.port)
     writer.write(b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
