@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 CRD = "miideployments.mii.dev"
-OWNED = "serviceaccounts,services,deployments,networkpolicies,poddisruptionbudgets,roles,rolebindings"
+OWNED = "serviceaccounts,services,deployments,networkpolicies,poddisruptionbudgets,roles,rolebindings,leases"
 
 
 def kubectl(*args, check=True, text=None):
@@ -60,7 +60,7 @@ def left(namespace):
 def test_install_upgrade_uninstall(chart, helm, namespace):
     helm.install(chart, "mii", namespace=namespace)
     kubectl("wait", "--for=condition=Established", f"crd/{CRD}", "--timeout=30s")
-    assert len(left(namespace)) == 8
+    assert len(left(namespace)) == 9
     assert "poddisruptionbudget" not in " ".join(left(namespace))
 
     deployment = {"apiVersion": "mii.dev/v1alpha1", "kind": "MIIDeployment", "metadata": {"name": "mistral"}}
@@ -125,16 +125,14 @@ FORBIDDEN = [
 ]
 
 
-def allowed(namespace, at, verb, resource):
+def allowed(namespace, at, verb, resource, name=""):
+    """Of a resource, a resource/subresource, or the one of that name."""
     account = f"--as=system:serviceaccount:{namespace}:mii-operator"
     resource, _, sub = resource.partition("/")
-    subresource = [f"--subresource={sub}"] if sub else []
-    done = subprocess.run(
-        ["kubectl", "auth", "can-i", account, "-n", at, verb, resource, *subresource],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    what = [f"{resource}/{name}"] if name else [resource, *([f"--subresource={sub}"] if sub else [])]
+    # Its exit code is 1 for no.
+    command = ["kubectl", "auth", "can-i", account, "-n", at, verb, *what]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() == "yes"
 
 
@@ -146,5 +144,6 @@ def test_the_account_can_do_what_it_needs_and_no_more(chart, helm, namespace, na
     assert [p for p in FORBIDDEN if allowed(namespace, namespace, *p)] == []
     assert [p for p in ALLOWED if allowed(namespace, "kube-system", *p)] == ([] if namespaced else ALLOWED)
     assert allowed(namespace, namespace, "list", "nodes") is not namespaced
-    assert allowed(namespace, namespace, "update", "leases.coordination.k8s.io")
-    assert not allowed(namespace, "kube-system", "update", "leases.coordination.k8s.io")
+    assert allowed(namespace, namespace, "update", "leases.coordination.k8s.io", "mii-operator")
+    assert not allowed(namespace, namespace, "update", "leases.coordination.k8s.io", "other")
+    assert not allowed(namespace, "kube-system", "update", "leases.coordination.k8s.io", "mii-operator")

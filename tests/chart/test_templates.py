@@ -166,6 +166,14 @@ def test_namespaced_mode_asks_nothing_of_the_cluster(render):
     assert granted(seeing.one("ClusterRole")["rules"]) == nodes
 
 
+def test_the_lease_is_the_charts_and_the_operators_alone(render):
+    made = render({"fullnameOverride": "serving"})
+    assert made.one("Lease")["metadata"]["name"] == "serving"
+    assert "--lease-name=serving" in pods(made)[0]["containers"][0]["args"]
+    (rule,) = made.one("Role")["rules"]
+    assert (rule["resourceNames"], rule["verbs"]) == (["serving"], ["get", "update"])
+
+
 def test_secrets_are_read_by_name_alone_or_not_at_all(render):
     secrets = {g for g in granted(rules(render())) if g[1] == "secrets"}
     assert secrets == {("", "secrets", "get")}
