@@ -98,7 +98,8 @@ async def _apply(kube: Kube, item: Object, *, dry_run: bool = False) -> Object:
     try:
         return await kube.apply(item, dry_run=dry_run)
     except ApiError as error:
-        if error.code in (400, 403, 422):
+        # Before 1.22 a field of the wrong type is an internal error.
+        if error.code in (400, 403, 422) or "typed patch object" in str(error):
             raise Refused(item, error) from error
         raise
 

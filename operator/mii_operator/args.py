@@ -21,7 +21,9 @@ class OperatorArgs:
     lease_namespace: str = option("", "of the Lease by which operators elect a leader; default: the pod's")
     lease_name: str = option("mii-operator", "name of that Lease")
     hub_endpoint: str = option(DEFAULT_ENDPOINT, "Hugging Face hub that models are looked up on")
-    metrics_port: int = option(8080, "port of /healthz and /metrics; 0 takes any")
+    metrics_port: int = option(
+        8080, "port of /healthz and /metrics; 0 takes a free one of this machine alone"
+    )
     log_level: str = option("info", "verbosity", choices=("debug", "info", "warning", "error"))
 
     @property

@@ -50,7 +50,6 @@ class Operator:
         self._store = Store()
         self._queue: WorkQueue[Key] = WorkQueue()
         self.metrics = Metrics(lambda: filter(None, map(self._store.resource, self._store.resources())))
-        self.port = 0
 
     async def run(self) -> int:
         async with Kube(self.metrics.request) as kube, self._endpoint():
@@ -123,9 +122,10 @@ class Operator:
         app.router.add_get("/metrics", self._exposition)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, port=self._args.metrics_port).start()
-        self.port = runner.addresses[0][1]
-        logger.info("/healthz and /metrics on port %d", self.port)
+        port = self._args.metrics_port
+        host = None if port else "127.0.0.1"  # everywhere would be one free port for IPv4, another for IPv6
+        await web.TCPSite(runner, host, port).start()
+        logger.info("/healthz and /metrics on port %d", runner.addresses[0][1])
         try:
             yield
         finally:

@@ -1,6 +1,14 @@
-"""Manifests and facts for plans."""
+"""Manifests and facts for plans; a cluster for what needs one."""
 
-from collections.abc import Callable
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +20,7 @@ from mii_spec.model_facts import ModelFacts
 from mii_spec.sizing import GIB, GpuFacts
 from mii_spec.spec import MIIDeployment, parse
 
+Answer = tuple[int, dict[str, str], Any]  # status, headers, JSON
 ROOT = Path(__file__).parents[2]
 IMAGES = Images(server="registry.example/mii-server:1.0", gateway="registry.example/mii-operator:1.0")
 NEWEST = capabilities(
@@ -91,3 +100,145 @@ def facts() -> Callable[..., Facts]:
         )
 
     return make
+
+
+NO_CLUSTER = (
+    "no cluster: export KUBECONFIG of one that may be written to "
+    '(eval "$(../shared/devcluster/up --control-plane --fake-nodes 3)", or kind)'
+)
+
+
+class ApiServer:
+    """The cluster of $KUBECONFIG, through kubectl."""
+
+    def kubectl(self, *args: str, manifests: list[Any] | None = None, check: bool = True) -> str:
+        """What it prints; without `check` its complaint."""
+        text = None if manifests is None else yaml.safe_dump_all(manifests)
+        done = subprocess.run(["kubectl", *args], input=text, capture_output=True, text=True, check=False)
+        if check and done.returncode:
+            raise AssertionError(f"kubectl {' '.join(args)}: {done.stderr}")
+        return done.stdout if check else done.stderr
+
+    def apply(self, *manifests: Any, check: bool = True) -> str:
+        args = ("apply", "--server-side", "--force-conflicts", "--field-manager=test", "-f", "-")
+        return self.kubectl(*args, manifests=list(manifests), check=check)
+
+    def get(self, namespace: str, kinds: str, name: str = "") -> Any:
+        """An object, or None; without a name all of the kinds, as a list."""
+        words = ("get", kinds, *([name] if name else []), "-n", namespace, "-o", "json", "--ignore-not-found")
+        text = self.kubectl(*words)
+        found = json.loads(text) if text else None
+        return found if name else (found or {"items": []})["items"]
+
+    def wait(self, probe: Callable[[], Any], seconds: float = 30) -> Any:
+        """The first true answer of `probe`; fails with the last one."""
+        deadline = time.monotonic() + seconds
+        while not (answer := probe()):
+            assert time.monotonic() < deadline, f"not within {seconds} s: {answer!r}"
+            time.sleep(0.1)
+        return answer
+
+
+@pytest.fixture(scope="session")
+def cluster() -> ApiServer:
+    """With the custom resource's definition, without CEL rules where they are not known (before 1.25)."""
+    if not os.environ.get("KUBECONFIG") or not shutil.which("kubectl"):
+        pytest.skip(NO_CLUSTER)
+    server = ApiServer()
+    crd = yaml.safe_load((ROOT / "crds/miideployments.yaml").read_text())
+    version = json.loads(server.kubectl("get", "--raw", "/version"))
+    if (int(version["major"]), int(version["minor"].rstrip("+"))) < (1, 25):
+        crd = without(crd, "x-kubernetes-validations")
+    server.apply(crd)
+    server.kubectl("wait", "--for=condition=Established", "crd/miideployments.mii.dev", "--timeout=30s")
+    return server
+
+
+@pytest.fixture
+def namespace(cluster: ApiServer) -> Iterator[str]:
+    name = f"mii-test-{uuid.uuid4().hex[:8]}"
+    cluster.kubectl("create", "namespace", name)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def without(node: Any, key: str) -> Any:
+    if isinstance(node, dict):
+        return {k: without(v, key) for k, v in node.items() if k != key}
+    return [without(item, key) for item in node] if isinstance(node, list) else node
+
+
+def serving(address: str, port: int, answer: Callable[[str], Answer]) -> tuple[int, Callable[[], None]]:
+    """Answers GET and HEAD with status, headers and JSON of `answer(path)`; the port, and what ends it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, headers, body = answer(self.path)
+            text = json.dumps(body).encode()
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(text)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(text)
+
+        do_HEAD = do_GET  # noqa: N815 - the base class's name
+
+        def log_message(self, *_: Any) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer((address, port), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+
+    return server.server_port, stop
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., int]]:
+    """serve(answer, address, port): an HTTP server for the test; its port."""
+    stops: list[Callable[[], None]] = []
+
+    def start(answer: Callable[[str], Answer], address: str = "127.0.0.1", port: int = 0) -> int:
+        port, stop = serving(address, port, answer)
+        stops.append(stop)
+        return port
+
+    yield start
+    for stop in stops:
+        stop()
+
+
+class Hub:
+    """A Hugging Face hub with the models that `add` has named; `asked` are the paths it was asked for."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.models: dict[str, tuple[dict[str, Any], int]] = {}
+        self.refusal: tuple[int, str] | None = None  # status and X-Error-Code of every answer
+        self.asked: list[str] = []
+
+    def add(self, name: str, *, heads: int, parameter_bytes: int = 10**9, **config: Any) -> None:
+        sizes = {"num_attention_heads": heads, "hidden_size": heads * 64, "num_hidden_layers": 2}
+        self.models[name] = ({**sizes, **config}, parameter_bytes)
+
+    def answer(self, path: str) -> Answer:
+        self.asked.append(path)
+        model, _, file = path.strip("/").replace("/resolve/main/", "\n").partition("\n")
+        if self.refusal:
+            return self.refusal[0], {"X-Error-Code": self.refusal[1]}, {}
+        if model not in self.models:
+            return 401, {"X-Error-Code": "RepoNotFound"}, {}
+        config, size = self.models[model]
+        files = {"config.json": config, "model.safetensors.index.json": {"metadata": {"total_size": size}}}
+        return (200, {}, files[file]) if file in files else (404, {"X-Error-Code": "EntryNotFound"}, {})
+
+
+@pytest.fixture
+def hub(serve: Callable[..., int]) -> Hub:
+    made = Hub()
+    made.url = f"http://127.0.0.1:{serve(made.answer)}"
+    return made
