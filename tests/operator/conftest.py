@@ -20,6 +20,7 @@ from mii_spec.model_facts import ModelFacts
 from mii_spec.sizing import GIB, GpuFacts
 from mii_spec.spec import MIIDeployment, parse
 
+JSON = {"Content-Type": "application/json"}
 Answer = tuple[int, dict[str, str], Any]  # status, headers, JSON
 ROOT = Path(__file__).parents[2]
 IMAGES = Images(server="registry.example/mii-server:1.0", gateway="registry.example/mii-operator:1.0")
@@ -176,7 +177,7 @@ def serving(address: str, port: int, answer: Callable[[str], Answer]) -> tuple[i
             status, headers, body = answer(self.path)
             text = json.dumps(body).encode()
             self.send_response(status)
-            for name, value in {"Content-Length": str(len(text)), **headers}.items():
+            for name, value in {**JSON, "Content-Length": str(len(text)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command == "GET":
