@@ -5,9 +5,13 @@ Output <── detokenise <── reader task <── PULL <═ipc═
 """
 
 import asyncio
+import contextlib
+import logging
 import time
 from collections.abc import AsyncGenerator
 from uuid import uuid4
+
+import msgspec
 
 from mii.config import EngineConfig
 from mii.core import (
@@ -29,6 +33,8 @@ from mii.errors import EngineDead
 from mii.models.tokenizer import Tokenizer
 
 _LAST_WORDS_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
 
 
 class AsyncEngine:
@@ -101,11 +107,12 @@ class AsyncEngine:
         stream = Stream(request, params, self.tokenizer, self.listeners, arrival)
         self._streams[request_id] = stream
         try:
-            await self._link.send(request)
+            await self._send(request)
             async for output in stream:
                 yield output
         finally:
             if self._streams.pop(request_id, None) is not None and not stream.engine_done:
+                stream.abandon()
                 await self._abort(request_id)
 
     async def stop(self) -> None:
@@ -118,9 +125,27 @@ class AsyncEngine:
 
     async def _abort(self, request_id: str) -> None:
         if not self._dead.done():
-            await self._link.send(AbortRequest(request_id))
+            with contextlib.suppress(EngineDead):
+                await self._send(AbortRequest(request_id))
+
+    async def _send(self, message: msgspec.Struct) -> None:
+        """Raises EngineDead: a socket whose other end is gone would wait for ever."""
+        sending = asyncio.ensure_future(self._link.send(message))
+        await asyncio.wait((sending, self._dead), return_when=asyncio.FIRST_COMPLETED)
+        if not sending.done():
+            sending.cancel()
+            raise EngineDead(self._dead.result())
+        sending.result()
 
     async def _read(self) -> None:
+        try:
+            await self._read_all()
+        except Exception as error:  # a fault of ours must not leave every client waiting
+            log.exception("cannot deliver the engine's results")
+            self._die(f"its results cannot be delivered: {type(error).__name__}: {error}")
+            self._link.kill()
+
+    async def _read_all(self) -> None:
         while True:
             message = await self._link.receive()
             self._last_sign = time.monotonic()
@@ -139,8 +164,8 @@ class AsyncEngine:
             if stream is not None and not stream.closed:
                 stream.put(output)
                 if stream.closed and not stream.engine_done:  # a stop string, which only the text shows
-                    await self._abort(output.request_id)
                     stream.engine_done = True
+                    await self._abort(output.request_id)
 
     async def _watch_exit(self) -> None:
         code = await self._link.process.wait()

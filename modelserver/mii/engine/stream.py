@@ -73,6 +73,12 @@ class Stream:
             self.closed = self.engine_done = True
             self._queue.put_nowait(error)
 
+    def abandon(self) -> None:
+        """Nobody reads on."""
+        if not self.closed:
+            self.closed = True
+            self._report("abort", time.monotonic())
+
     async def __aiter__(self) -> AsyncIterator[Output]:
         while True:
             item = await self._queue.get()
@@ -104,10 +110,13 @@ class Stream:
         chunk.seconds = now - self._arrival
         # A stop string is found here, not in the engine, which then has measured nothing.
         chunk.model_seconds = output.model_seconds or now - self._arrival
+        self._report(reason, now, cached_tokens=output.cached_tokens)
+
+    def _report(self, reason: FinishReason, now: float, *, cached_tokens: int = 0) -> None:
         stats = RequestStats(
             prompt_tokens=self._num_prompt,
             generated_tokens=self._generated,
-            cached_tokens=output.cached_tokens,
+            cached_tokens=cached_tokens,
             finish_reason=reason,
             first_token=None if self._first is None else self._first - self._arrival,
             end_to_end=now - self._arrival,
