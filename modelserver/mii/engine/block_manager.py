@@ -11,7 +11,8 @@ from itertools import count
 from mii.config import BLOCK_SIZE
 from mii.engine.sequence import Sequence, blocks_for
 
-ContentKey = tuple[int, tuple[int, ...]]
+ContentId = int | str  # a number for a block; before the first one, the request's salt
+ContentKey = tuple[ContentId, tuple[int, ...]]
 
 
 class BlockManager:
@@ -27,7 +28,6 @@ class BlockManager:
         self._idle: OrderedDict[int, None] = OrderedDict()  # unused, content kept; least recent first
         self._block_of: dict[ContentKey, tuple[int, int]] = {}  # key -> (block, content id)
         self._key_of: dict[int, ContentKey] = {}  # block -> key
-        self._roots: dict[str, int] = {}  # salt -> content id before the first block
         self._fresh_ids = count()
 
     @property
@@ -56,7 +56,7 @@ class BlockManager:
         found: list[tuple[int, int]] = []
         if not (self.prefix_cache and sequence.uses_prefix_cache):
             return found
-        content = self._root(sequence)
+        content: ContentId = sequence.request.cache_salt
         for index in range((len(sequence.token_ids) - 1) // BLOCK_SIZE):
             entry = self._block_of.get((content, _tokens(sequence, index)))
             if entry is None:
@@ -88,7 +88,7 @@ class BlockManager:
             return
         full = min(sequence.num_computed, len(sequence.token_ids)) // BLOCK_SIZE
         for index in range(len(sequence.content_ids), full):
-            content = sequence.content_ids[-1] if index else self._root(sequence)
+            content = sequence.content_ids[-1] if index else sequence.request.cache_salt
             key = (content, _tokens(sequence, index))
             entry = self._block_of.get(key)
             if entry is None:
@@ -134,12 +134,6 @@ class BlockManager:
             del self._block_of[self._key_of.pop(block)]
         self._references[block] = 1
         return block
-
-    def _root(self, sequence: Sequence) -> int:
-        salt = sequence.request.cache_salt
-        if salt not in self._roots:
-            self._roots[salt] = next(self._fresh_ids)
-        return self._roots[salt]
 
 
 def _tokens(sequence: Sequence, index: int) -> tuple[int, ...]:
