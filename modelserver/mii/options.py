@@ -79,7 +79,7 @@ class MIIOptions(BaseModel):
             max_tokens=max_tokens,
             min_tokens=self.min_new_tokens,
             temperature=sampling_temperature(self.temperature) if self.do_sample else 0.0,
-            top_k=self.top_k or 0,
+            top_k=min(self.top_k or 0, limits.vocab_size),
             top_p=self.top_p,
             seed=numbered_seed(self.seed, index),
             eos_token_ids=limits.eos_token_ids,

@@ -89,6 +89,7 @@ REFUSED = [
     (chat(presence_penalty=2.5), "presence_penalty"),
     (chat(repetition_penalty=0), "repetition_penalty"),
     (chat(logit_bias={"999": 1}), "logit_bias"),
+    (chat(logit_bias={str(token): 1 for token in range(1025)}), "logit_bias"),
     (chat(stop_token_ids=[258]), "stop_token_ids"),
     (chat(stop=[""]), "stop[0]"),
     (chat(stop=["x"] * 17), "stop"),

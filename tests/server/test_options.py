@@ -93,3 +93,7 @@ def test_seeds_are_random_without_one():
 @pytest.mark.parametrize("seed", [-1, 2**63 - 1, 2**70])
 def test_any_seed_fits_the_wire(seed):
     assert 0 <= mii_options({"seed": seed}).to_params(1, LIMITS, index=1).sampling.seed < 2**63
+
+
+def test_any_top_k_fits_the_wire():
+    assert mii_options({"top_k": 10**30}).to_params(10, LIMITS).sampling.top_k == LIMITS.vocab_size

@@ -11,6 +11,7 @@ from mii.validation import conflict
 MAX_STOPS = 16
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
+MAX_BIASES = 1024  # the sampler's table is as wide as the request with most
 
 
 def _refuse(value: Any) -> None:
@@ -55,7 +56,7 @@ class GenerationRequest(RequestModel):
     top_p: float | None = Field(None, gt=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[TokenId, Bias] | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=MAX_BIASES)] | None = None
     seed: int | None = None
     stop: Stops | None = None
     user: str | None = Field(None, description="accepted; nothing here depends on it")

@@ -55,7 +55,7 @@ def _params(
         max_tokens=max_tokens,
         min_tokens=min_tokens,
         temperature=sampling_temperature(request.temperature),
-        top_k=max(0, request.top_k or 0),
+        top_k=min(max(0, request.top_k or 0), limits.vocab_size),
         top_p=1.0 if request.top_p is None else request.top_p,
         min_p=request.min_p or 0.0,
         repetition_penalty=request.repetition_penalty or 1.0,
