@@ -7,16 +7,19 @@ and the programs themselves all go through it, so they cannot drift apart.
 """
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
+HIGHEST_PORT = 65535
+
 
 def option(default: Any, text: str, **metadata: Any) -> Any:
-    """A dataclass field that is also a command-line option."""
+    """A dataclass field that is also a command-line option; a number must be from `least` to `most`."""
     return field(default=default, metadata={"help": text, **metadata})
 
 
@@ -34,25 +37,31 @@ class ServerArgs:
         None, "name in POST /mii/NAME; default: NAME-mii-deployment of the model"
     )
     host: str = option("127.0.0.1", "address to listen on")
-    port: int = option(8000, "HTTP port")
-    grpc_port: int = option(50050, "gRPC port")
+    port: int = option(8000, "HTTP port", least=0, most=HIGHEST_PORT)
+    grpc_port: int = option(50050, "gRPC port", least=0, most=HIGHEST_PORT)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     dtype: str = option("auto", "weights and activations", choices=("auto", "float32", "bfloat16", "float16"))
-    max_model_len: int | None = option(None, "tokens of prompt and output together; default: the model's")
-    token_budget: int | None = option(None, "tokens per forward; default: by device")
-    max_running: int = option(256, "sequences that run at once")
-    kv_memory_fraction: float = option(0.9, "share of the free device memory for the KV cache")
-    kv_blocks: int | None = option(None, "KV blocks of 64 tokens; overrides the fraction")
+    max_model_len: int | None = option(
+        None, "tokens of prompt and output together; default: the model's", least=2
+    )
+    token_budget: int | None = option(None, "tokens per forward; default: by device", least=1)
+    max_running: int = option(256, "sequences that run at once", least=1)
+    kv_memory_fraction: float = option(
+        0.9, "share of the free device memory for the KV cache", least=0.01, most=1
+    )
+    kv_blocks: int | None = option(None, "KV blocks of 64 tokens; overrides the fraction", least=1)
     prefix_cache: bool = option(True, "reuse KV blocks of equal prompt prefixes")
     overlap: bool | None = option(None, "schedule a step ahead; default: by device")
     prepack_weights: bool = option(True, "copy weights into the layout that the CPU multiplies fastest")
     random_weights: bool = option(False, "random weights (benchmarks): only config and tokenizer are read")
-    tensor_parallel: int = option(1, "GPUs that share one model")
+    tensor_parallel: int = option(1, "GPUs that share one model", least=1)
     quantization: str = option("none", "weights at load", choices=("none",))
-    cpu_threads: int | None = option(None, "threads of the CPU backend; default: all cores")
-    heartbeat_timeout: float = option(60.0, "seconds a step may take before the engine counts as stalled")
-    drain_timeout: float = option(120.0, "seconds that running requests get after SIGTERM")
-    max_body_bytes: int = option(16 * 1024 * 1024, "largest HTTP request body")
+    cpu_threads: int | None = option(None, "threads of the CPU backend; default: all cores", least=1)
+    heartbeat_timeout: float = option(
+        60.0, "seconds a step may take before the engine counts as stalled", least=0.1
+    )
+    drain_timeout: float = option(120.0, "seconds that running requests get after SIGTERM", least=0)
+    max_body_bytes: int = option(16 * 1024 * 1024, "largest HTTP request body", least=1)
     owner_token_file: str | None = option(None, "file with the token that gRPC Terminate must present")
     log_level: str = option("info", "verbosity", choices=("debug", "info", "warning", "error"))
 
@@ -63,8 +72,8 @@ class GatewayArgs:
 
     deployment_name: str = field(metadata={"help": "name in POST /mii/NAME"})
     host: str = option("127.0.0.1", "address to listen on")
-    port: int = option(8000, "HTTP port")
-    grpc_port: int = option(50050, "gRPC port")
+    port: int = option(8000, "HTTP port", least=0, most=HIGHEST_PORT)
+    grpc_port: int = option(50050, "gRPC port", least=0, most=HIGHEST_PORT)
     probe_port: int = option(8081, "port of the gateway's own /health/live, /health/ready and /metrics")
     replica: tuple[str, ...] = option((), "a replica as HTTP_HOST:PORT/GRPC_PORT; give it once per replica")
     endpoints_service: str | None = option(
@@ -88,8 +97,8 @@ class GatewayArgs:
     connect_timeout: float = option(2.0, "seconds to connect to a replica")
     idle_timeout: float = option(300.0, "seconds without a byte from a replica before a request is given up")
     health_interval: float = option(0.5, "seconds between health checks of a replica")
-    drain_timeout: float = option(120.0, "seconds that running requests get after SIGTERM")
-    max_body_bytes: int = option(16 * 1024 * 1024, "largest HTTP request body")
+    drain_timeout: float = option(120.0, "seconds that running requests get after SIGTERM", least=0)
+    max_body_bytes: int = option(16 * 1024 * 1024, "largest HTTP request body", least=1)
     owner_token_file: str | None = option(None, "file with the token that gRPC Terminate must present")
     log_level: str = option("info", "verbosity", choices=("debug", "info", "warning", "error"))
 
@@ -150,12 +159,29 @@ def _keywords(spec: Field[Any], hint: Any) -> dict[str, Any]:
     if get_origin(hint) is tuple:
         return {"action": "append", "default": [], "help": text}
     return {
-        "type": str if get_origin(kind) is Literal else kind,
+        "type": str if get_origin(kind) is Literal else _bounded(kind, spec.metadata),
         "default": default,
         "required": required,
         "choices": spec.metadata.get("choices"),
         "help": text,
     }
+
+
+def _bounded(kind: Any, metadata: Mapping[str, Any]) -> Any:
+    """`kind`, or a conversion to it that also minds the option's bounds."""
+    if "least" not in metadata:
+        return kind
+    least, most = metadata["least"], metadata.get("most", math.inf)
+
+    def convert(text: str) -> Any:
+        value = kind(text)
+        if not least <= value <= most:
+            span = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text} is not allowed; {span}")
+        return value
+
+    convert.__name__ = kind.__name__  # argparse says "invalid int value"
+    return convert
 
 
 def _scalar(hint: Any) -> Any:

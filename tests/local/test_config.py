@@ -76,6 +76,7 @@ def test_every_default_may_be_given_explicitly():
         ({"inference_engine_config": {"bogus": 1}}, "unknown option 'bogus'"),
         ({"inference_engine_config": {"state_manager": {"offload": True}}}, r"'state_manager\.offload'"),
         ({"inference_engine_config": {"kv_blocks": "many"}}, r"kv_blocks"),
+        ({"inference_engine_config": {"max_running": 0}}, r"`int` >= 1 - at `\$\.max_running`"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(options, message):

@@ -27,3 +27,9 @@ def test_the_same_port_twice_is_refused():
     [port] = ports.free(1)
     with pytest.raises(MIIError, match="choose another --grpc-port"):
         ports.require("127.0.0.1", {"--port": port, "--grpc-port": port})
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536, 99999])
+def test_what_is_no_port_is_refused(port):
+    with pytest.raises(MIIError, match=f"--port is {port}: a port is a number from 1 to 65535"):
+        ports.require("127.0.0.1", {"--port": port})

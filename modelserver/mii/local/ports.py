@@ -5,6 +5,8 @@ from contextlib import ExitStack
 
 from mii.errors import MIIError
 
+HIGHEST = 65535
+
 
 def free(count: int, host: str = "127.0.0.1") -> list[int]:
     """`count` different ports that are free now. They are held together while they are drawn."""
@@ -13,9 +15,11 @@ def free(count: int, host: str = "127.0.0.1") -> list[int]:
 
 
 def require(host: str, ports: dict[str, int]) -> None:
-    """Raises MIIError naming the option whose port is taken. `ports` maps option names to ports."""
+    """Raises MIIError naming the option whose port is taken or none. `ports` maps option names to ports."""
     with ExitStack() as held:
         for option, port in ports.items():
+            if not 0 < port <= HIGHEST:  # the system would take it modulo 65536
+                raise MIIError(f"{option} is {port}: a port is a number from 1 to {HIGHEST}")
             try:
                 _bound(held, host, port)
             except OSError as error:
