@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser(words).parse_args(words)
     try:
         code: int = args.run(args)
-    except MIIError as error:
+    except (MIIError, OSError) as error:
         print(f"mii {args.command}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -71,3 +71,11 @@ def test_list_shows_what_runs(capsys):
     assert cli.main(["list"]) == 0
     columns = ["demo", "org/model", "2", "http://127.0.0.1:8000", "127.0.0.1:50050", str(os.getpid())]
     assert capsys.readouterr().out == "\t".join(columns) + "\n"
+
+
+def test_a_fault_of_the_file_system_is_one_line_and_1(monkeypatch, capsys, tmp_path):
+    (tmp_path / "deployments").write_text("in the way")
+    monkeypatch.setenv("MII_CACHE_PATH", str(tmp_path))
+    monkeypatch.setattr(state, "running", lambda: state.prepare("x"))
+    assert cli.main(["list"]) == 1
+    assert capsys.readouterr().err.startswith("mii list: error: [Errno ")

@@ -134,3 +134,11 @@ def test_where_state_lies(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "missing"))
     monkeypatch.setenv("HOME", "/home/somebody")
     assert str(state.state_dir()) == "/home/somebody/.cache/mii"
+
+
+@pytest.mark.parametrize("name", [".", "..", "...", "../x", "é" * 200, "\N{SNOWMAN}" * 100])
+def test_any_name_has_a_directory_of_its_own(running, name):
+    running("other")
+    running(name)
+    assert {found.name for found in state.running()} == {"other", name}
+    assert state.deployment_dir(name).resolve().parent == (state.state_dir() / "deployments").resolve()

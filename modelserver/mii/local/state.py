@@ -7,6 +7,7 @@ A record is believed only while its supervisor lives: process ids are reused, so
 at which the process started.
 """
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -49,7 +50,7 @@ def state_dir() -> Path:
 
 
 def deployment_dir(name: str) -> Path:
-    return state_dir() / "deployments" / quote(name, safe="")
+    return state_dir() / "deployments" / _file_name(name)
 
 
 def token_file(name: str) -> Path:
@@ -133,6 +134,14 @@ def _start_from_proc(pid: int) -> str | None:
         return None
     fields = text.rpartition(")")[2].split()  # the command's name, in parentheses, may contain anything
     return None if fields[0] in "ZX" else fields[19]
+
+
+def _file_name(name: str) -> str:
+    """One for every name, whatever it is: "." and ".." are no file names, nor is anything over 255 bytes."""
+    quoted = quote(name, safe="")
+    if not name.strip("."):
+        quoted = quoted.replace(".", "%2E")
+    return quoted if len(quoted) <= 255 else hashlib.sha256(name.encode()).hexdigest()
 
 
 def _read(directory: Path) -> Record | None:
