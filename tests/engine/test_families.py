@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 
 from mii.core import SamplingParams
+from mii.models.registry import describe
 
 SMALL: dict[str, Any] = {
     "vocab_size": 512,
@@ -92,3 +94,12 @@ def test_greedy_tokens_equal_transformers(
     sampling = SamplingParams(max_tokens=24, temperature=0.0)
     for prompt, got in zip(prompts, run(engine, [(prompt, sampling) for prompt in prompts]), strict=True):
         assert got.token_ids == expected(prompt, 24), f"prompt of {len(prompt)} tokens"
+
+
+@pytest.mark.parametrize("family", ["opt", "falcon-40b"])
+def test_the_norms_epsilon_is_transformers(family: str) -> None:
+    """Too small a difference for greedy tokens to show."""
+    config = CONFIGS[family]()
+    architecture = {"opt": "OPTForCausalLM", "falcon-40b": "FalconForCausalLM"}[family]
+    description, _ = describe({**config.to_dict(), "architectures": [architecture]})
+    assert description.norm_eps == getattr(config, "layer_norm_epsilon", torch.nn.LayerNorm(1).eps)

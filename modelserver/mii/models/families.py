@@ -109,7 +109,7 @@ def falcon(config: Config) -> tuple[Description, Names]:
     parallel = new or bool(config.get("parallel_attn", True))
     two_norms = new and config.get("num_ln_in_parallel_attn") in (None, 2)
     one_kv_head = not new and bool(config.get("multi_query", True))
-    kv_heads = config.get("num_kv_heads", heads) if new else 1 if one_kv_head else heads
+    kv_heads = config.get("num_kv_heads") or heads if new else 1 if one_kv_head else heads
     bias = bool(config.get("bias"))
     description = _llama_like(
         {"intermediate_size": config.get("ffn_hidden_size") or 4 * hidden, **config},
@@ -148,6 +148,7 @@ def opt(config: Config) -> tuple[Description, Names]:
     description = _llama_like(
         {"intermediate_size": _need(config, "ffn_dim"), **config},
         norm="layer",
+        norm_eps=1e-5,  # torch's default; OPT has no option for it
         norm_bias=bool(config.get("layer_norm_elementwise_affine", True)),
         block="sequential" if before else "post_norm",
         final_norm=before and not config.get("_remove_final_layer_norm"),
