@@ -8,6 +8,8 @@ gRPC ─> GrpcProxy ──┘       balance(table) <─────┴── Hea
 import asyncio
 from pathlib import Path
 
+import aiohttp
+
 from mii_gateway.activity import Activity
 from mii_gateway.channels import ChannelPool
 from mii_gateway.discovery import Discovery
@@ -20,13 +22,14 @@ from mii_gateway.keys import KeyRing
 from mii_gateway.lifecycle import Lifecycle
 from mii_gateway.metrics import Metrics
 from mii_gateway.owner import Owner
+from mii_gateway.pool import Pool
 from mii_gateway.proxy import HttpProxy, Limits
 from mii_gateway.queue import ReplicaQueue
 from mii_gateway.record import Recorder
 from mii_gateway.replicas import ReplicaTable
 from mii_gateway.retry import RetryBudget
 from mii_gateway.tls import Tls
-from mii_gateway.upstream import HttpUpstream, new_session
+from mii_gateway.upstream import HttpUpstream
 from mii_spec.launch import GatewayArgs
 
 
@@ -41,7 +44,8 @@ class Gateway:
         self._discovery = discovery
         self._keys = KeyRing(Path(args.api_keys_dir) if args.api_keys_dir else None)
         self.tls = Tls(Path(args.tls_dir)) if args.tls_dir else None
-        self._session = new_session(args.connect_timeout)
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))  # for health checks
+        self._pool = Pool(args.connect_timeout)
         self._channels = ChannelPool(self.table, args.connect_timeout)
         self._checks = HealthChecks(
             self.table, self._session, interval=args.health_interval, timeout=args.connect_timeout
@@ -53,7 +57,7 @@ class Gateway:
         recorder = Recorder(self.metrics, self.lifecycle)
         dispatcher = Dispatcher(self.table, self.queue, RetryBudget(), self.activity, self.metrics)
         self.http = HttpProxy(
-            HttpUpstream(self._session, args.idle_timeout),
+            HttpUpstream(self._pool, args.idle_timeout),
             dispatcher,
             recorder,
             self.lifecycle,
@@ -87,4 +91,5 @@ class Gateway:
     async def close(self) -> None:
         """Closes what leads to replicas."""
         await self._channels.close()
+        self._pool.close()
         await self._session.close()

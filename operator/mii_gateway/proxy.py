@@ -88,9 +88,9 @@ class HttpProxy:
         outgoing = await self._read(request, record)
 
         async def attempt(lease: Lease) -> web.StreamResponse:
-            async with self._upstream.open(lease.replica, outgoing, record) as (answer, first):
+            async with self._upstream.open(lease.replica, outgoing, record) as (connection, first):
                 lease.first_byte()
-                relay = Relay(request, answer, record, idle_timeout=self._limits.idle_timeout)
+                relay = Relay(request, connection, record, idle_timeout=self._limits.idle_timeout)
                 if self._lifecycle.draining:
                     relay.response.force_close()
                 if not await relay.run(first):
@@ -116,10 +116,10 @@ class HttpProxy:
         record.got_body(len(body))
         return Outgoing(
             method=request.method,
-            path=request.rel_url.raw_path,
-            query=request.rel_url.raw_query_string,
+            target=request.rel_url.raw_path_qs,
             headers=self._request_headers(request, record),
             body=body,
+            stripped=request.version < (1, 1),
         )
 
     def _request_headers(self, request: web.Request, record: Record) -> CIMultiDict[str]:

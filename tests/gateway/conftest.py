@@ -184,10 +184,14 @@ def start_replica(stack):
 @pytest.fixture
 def start_gateway(stack):
     async def start(
-        *replicas: FakeReplica, wait: bool = True, discovery: Discovery | None = None, **options: Any
+        *replicas: FakeReplica,
+        addresses: tuple[str, ...] = (),
+        wait: bool = True,
+        discovery: Discovery | None = None,
+        **options: Any,
     ) -> RunningGateway:
         options = {"health_interval": 0.1, "queue_timeout": 5.0, "drain_timeout": 5.0} | options
-        addresses = tuple(replica.address for replica in replicas)
+        addresses += tuple(replica.address for replica in replicas)
         args = GatewayArgs(
             deployment_name="demo", port=0, grpc_port=0, probe_port=0, replica=addresses, **options
         )
