@@ -1,6 +1,7 @@
 """Makes the cluster's objects those of the plan: creates, changes and deletes, and only what differs."""
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Collection, Iterable, Sequence
 
 from mii_operator.diff import changed
 from mii_operator.kube import MANAGER, ApiError, Kube, Object
@@ -21,8 +22,6 @@ KINDS = (
     "Deployment",
     "ServiceMonitor",
 )
-# What the manifest's author has a say in: the API server is asked about these before anything is changed.
-_TRIED_FIRST = ("Deployment", "PersistentVolumeClaim", "Job")
 
 
 class NotOwned(Exception):  # noqa: N818 - reads as what it is at the raise
@@ -44,16 +43,24 @@ class InTheWay(Exception):  # noqa: N818
 
 
 async def align(
-    kube: Kube, store: Store, observed: Observed, plan: Sequence[Object], keep: Iterable[ChildKey], uid: str
+    kube: Kube,
+    store: Store,
+    observed: Observed,
+    plan: Sequence[Object],
+    *,
+    keep: Iterable[ChildKey] = (),
+    tried: Collection[str] = (),
 ) -> None:
     """Applies what `plan` says and the cluster does not, in order; deletes what it no longer says.
 
-    Nothing is touched unless everything may be. `keep` are children that stay as they are. Raises NotOwned,
-    Refused, InTheWay, and ApiError when the API server fails.
+    Nothing is touched unless everything may be: the API server is asked about kinds in `tried` before.
+    `keep` are children that stay as they are. Raises NotOwned, Refused, InTheWay, and ApiError.
     """
-    different = [item for item in plan if await _differs(kube, observed, item, uid)]
+    uid = plan[0]["metadata"]["ownerReferences"][0]["uid"]
+    differ = await asyncio.gather(*(_differs(kube, observed, item, uid) for item in plan))
+    different = [item for item, differs in zip(plan, differ, strict=True) if differs]
     for item in different:
-        if item["kind"] in _TRIED_FIRST:
+        if item["kind"] in tried:
             await _apply(kube, item, dry_run=True)
     for item in different:
         store.put(await _apply(kube, item))

@@ -15,7 +15,7 @@ from mii_operator.work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
 
-WORKERS = 4
+WORKERS = 8
 RESYNC = 600.0  # seconds between two looks at everything
 _LABELS = ",".join(f"{key}={value}" for key, value in OURS.items())
 

@@ -9,6 +9,7 @@ from typing import Any
 import kopf
 
 from mii_operator import constants, kube
+from mii_operator.memoryless import NoDiffBase, NoProgress
 from mii_operator.store import MANAGED_BY, Key, Store
 from mii_operator.work_queue import WorkQueue
 from mii_spec.spec import GROUP, PLURAL, VERSION
@@ -53,6 +54,8 @@ def settings() -> kopf.OperatorSettings:
     made.peering.standalone = True
     made.posting.enabled = False
     made.scanning.disabled = True
+    made.persistence.diffbase_storage = NoDiffBase()
+    made.persistence.progress_storage = NoProgress()
     made.watching.server_timeout = 300
     made.watching.connect_timeout = 5
     made.networking.request_timeout = 30

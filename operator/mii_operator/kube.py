@@ -16,7 +16,7 @@ AUTOSCALER = "mii-operator-autoscaler"  # owns spec.replicas alone, while autosc
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
-_CONNECTIONS = 16
+_CONNECTIONS = 32
 
 
 class ApiError(Exception):

@@ -147,10 +147,16 @@ async def _until_one_ends(leading: "asyncio.Task[None]", watches: Collection["as
         _report(error)
     leading.cancel()
     await asyncio.gather(leading, return_exceptions=True)
-    for task in watches:
-        task.cancel()
-    await asyncio.wait(watches, timeout=_PATIENCE)
+    await _stop(watches)
+    await _stop(asyncio.all_tasks() - {asyncio.current_task()})  # what kopf's tasks have started
     return 1 if errors else 0
+
+
+async def _stop(tasks: Collection["asyncio.Task[None]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_PATIENCE)
 
 
 def _report(error: BaseException) -> None:

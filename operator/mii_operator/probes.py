@@ -1,7 +1,10 @@
 """What pods tell of themselves over HTTP: a server's /v1/info, a gateway's /load."""
 
+import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import aiohttp
@@ -13,25 +16,27 @@ log = logging.getLogger(__name__)
 _TIMEOUT = aiohttp.ClientTimeout(total=2)
 
 
+_KEPT = 4096  # answers
+_RETRY = 30.0  # seconds until a server that did not answer is asked again
+
+
 class Probes:
     def __init__(self) -> None:
-        self._infos: dict[str, Mapping[str, Any]] = {}
+        self._infos: OrderedDict[str, tuple[float, Mapping[str, Any] | None]] = OrderedDict()
 
     async def info(self, pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Of a ready server, asked for once: a loaded engine does not change. None if it does not tell."""
-        uid = f"{pod['metadata']['uid']} {_restarts(pod)}"
-        if uid not in self._infos:
-            found = await _get(pod, constants.HTTP_PORT, "/v1/info")
-            if found is None:
-                return None
-            self._infos[uid] = found
-        return self._infos[uid]
+        key, now = f"{pod['metadata']['uid']} {_restarts(pod)}", asyncio.get_running_loop().time()
+        asked_at, known = self._infos.get(key, (-inf, None))
+        if known is None and now - asked_at > _RETRY:
+            known = await _get(pod, constants.HTTP_PORT, "/v1/info")
+            self._infos[key] = (now, known)
+            if len(self._infos) > _KEPT:
+                self._infos.popitem(last=False)
+        return known
 
     async def load(self, pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return await _get(pod, constants.PROBE_PORT, "/load")
-
-    def forget_all_but(self, uids: set[str]) -> None:
-        self._infos = {key: info for key, info in self._infos.items() if key.split()[0] in uids}
 
 
 def _restarts(pod: Mapping[str, Any]) -> int:

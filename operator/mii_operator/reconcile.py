@@ -3,6 +3,7 @@
 import base64
 import binascii
 import logging
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +20,7 @@ from mii_operator.probes import Probes
 from mii_operator.store import ChildKey, Key, Store
 from mii_operator.verdict import Verdict
 from mii_spec.errors import SpecError
-from mii_spec.spec import MIIDeployment, parse
+from mii_spec.spec import MIIDeployment, PodTemplate, parse
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class Reconciler:
         if not self._model_is_there(deployment, observed):
             children, keep = [c for c in children if not is_server(c)], _names(filter(is_server, children))
         try:
-            await align(self._kube, self._store, observed, children, keep, deployment.metadata.uid)
+            await align(self._kube, self._store, observed, children, keep=keep, tried=_tried(deployment))
         except NotOwned as error:
             return verdict.refuse("NotOwned", str(error), deployment)
         except Refused as error:
@@ -125,11 +126,9 @@ class Reconciler:
             return ""
 
     async def _engine(self, observed: Observed) -> Any:
-        """What a ready server tells, asked for once per pod."""
-        for pod in filter(pods.ready, observed.pods(constants.SERVER)):
-            if info := await self._probes.info(pod):
-                return info
-        return None
+        """What the oldest ready server tells."""
+        found = next(filter(pods.ready, observed.pods(constants.SERVER)), None)
+        return await self._probes.info(found) if found else None
 
     async def _token(self, deployment: MIIDeployment) -> str:
         """Of the hub, from the manifest's Secret; empty if there is none or it may not be read."""
@@ -175,6 +174,12 @@ class Reconciler:
         starting = view is not None and view.count("readyReplicas") < view.wanted
         unknown = view is not None and view.count("readyReplicas") > 0 and engine is None
         return RETRY if starting or unknown else None
+
+
+def _tried(deployment: MIIDeployment) -> Collection[str]:
+    """Kinds that hold what the manifest's author has written as it is."""
+    overlaid = deployment.spec.pod_template != PodTemplate()
+    return ("PersistentVolumeClaim", "Job", *(["Deployment"] if overlaid else []))
 
 
 def _job(deployment: MIIDeployment, observed: Observed) -> Object | None:

@@ -66,7 +66,8 @@ def transitions(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> list[T
 
 def _is_news(condition: Mapping[str, Any]) -> bool:
     name, status = condition["type"], condition["status"]
-    return name in ("Accepted", "Ready") or (name in _TROUBLE and status == "False")
+    good_news = name == "Ready" and status == "True"
+    return good_news or name == "Accepted" or (name in _TROUBLE and status == "False")
 
 
 def url(deployment: MIIDeployment) -> str:

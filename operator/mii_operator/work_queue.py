@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K")
 
-SPACING = 0.1  # seconds between two reconciles of the same key
+SPACING = 0.2  # seconds between two reconciles of the same key
 FIRST_RETRY, LAST_RETRY = 0.5, 60.0  # seconds
 
 
