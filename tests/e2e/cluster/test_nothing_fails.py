@@ -1,0 +1,210 @@
+"""No request fails, whatever is done to the cluster.
+
+The tests share one MIIDeployment and the load on it, and leave them as they found them: one server, two
+gateways.
+"""
+
+import base64
+import os
+import signal
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT, kubectl, processes, wait_for
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+
+ARGS = ["--kv-blocks=64", "--cpu-threads=1"]
+
+
+@pytest.fixture
+def two_servers(deployment):
+    """For what takes one away."""
+    deployment.change(replicas=2)
+    yield
+    deployment.change(replicas=1)
+
+
+@pytest.fixture
+def none_fails(load):
+    """none_fails(name): a mark around the block that the test is about."""
+    marks = []
+
+    class Marked:
+        def __init__(self, name):
+            self._mark = load.mark(name)
+
+        def __enter__(self):
+            marks.append(self._mark.__enter__())
+
+        def __exit__(self, *exception):
+            return self._mark.__exit__(*exception)
+
+    yield Marked
+    for mark in marks:
+        assert mark.requests
+        assert [str(outcome) for outcome in mark.failed] == []
+
+
+def test_new_arguments_roll_the_server(deployment, none_fails):
+    before = names(deployment, "server")
+    with none_fails("engine.args"):
+        deployment.change(engine={"args": [*ARGS, "--max-running=16"]})
+    assert not before & names(deployment, "server")
+
+
+def test_scaling_up_and_down(deployment, none_fails):
+    with none_fails("scale 1 to 3"):
+        deployment.change(replicas=3)
+    with none_fails("scale 3 to 1"):
+        deployment.change(replicas=1)
+
+
+def test_a_server_is_deleted(deployment, two_servers, none_fails):
+    pod = sorted(names(deployment, "server"))[0]
+    with none_fails("pod delete"):
+        deployment.kubectl("delete", "pod", pod)
+        deployment.wait()
+
+
+def test_the_only_server_is_deleted(deployment, none_fails):
+    """Requests wait for the next one."""
+    with none_fails("delete of the only pod"):
+        deployment.kubectl("delete", "pod", *names(deployment, "server"))
+        deployment.wait()
+
+
+def test_a_server_is_killed(deployment, two_servers, load):
+    """Only what it was streaming is lost, and is told so."""
+    victim = deployment.pods("server")[0]
+    with load.mark("SIGKILL of a server") as during:
+        main = next(p for p in processes(victim) if "serve" in p.cmdline())
+        main.send_signal(signal.SIGKILL)
+        wait_for(lambda: restarts(deployment) > 0, "the server starts again")
+        deployment.wait()
+    assert during.requests
+    assert [str(outcome) for outcome in during.failed if not outcome.streaming] == []
+    assert all("replica" in outcome.error or "server" in outcome.error for outcome in during.failed)
+
+
+def test_the_gateways_roll(deployment, none_fails):
+    before = names(deployment, "gateway")
+    with none_fails("gateway rollout"):
+        deployment.change(gateway={"queue": {"maxRequests": 100}})
+        wait_for(lambda: not before & names(deployment, "gateway"), "new gateways")
+        deployment.wait()
+
+
+def test_the_operator_is_killed_and_restarted(deployment, none_fails):
+    label = "app.kubernetes.io/name=mii-operator"
+    with none_fails("operator killed"):
+        deployment.kubectl("delete", "pod", "-l", label, "--grace-period=0", "--force")
+        deployment.change(engine={"args": [*ARGS, "--max-running=15"]})
+    before = names(deployment, "server")
+    with none_fails("operator restarted"):
+        deployment.kubectl("rollout", "restart", "deployment/mii-operator")
+        deployment.kubectl("rollout", "status", "deployment/mii-operator", "--timeout=120s")
+        deployment.wait()
+    assert names(deployment, "server") == before, "a restart of the operator disturbs nothing"
+
+
+def test_the_api_server_is_killed(deployment, none_fails):
+    rig = devcluster()
+    argv = Path(f"/proc/{rig.pid('kube-apiserver')}/cmdline").read_text().rstrip("\0").split("\0")
+    with none_fails("API server killed"):
+        os.kill(rig.pid("kube-apiserver"), signal.SIGKILL)
+        time.sleep(5)  # what it takes a watch to notice
+        rig.spawn("kube-apiserver", argv)
+        wait_for(lambda: kubectl("get", "--raw", "/readyz", check=False) == "ok", "the API server is ready")
+        deployment.change(replicas=2)  # the gateways have found their way back to it
+        deployment.change(replicas=1)
+
+
+def test_an_api_key_is_replaced(deployment, load, none_fails):
+    """Both keys are good while clients change over; then the old one is nobody's."""
+    keys = {"load": "first", "new": "second"}
+    with none_fails("key added"):
+        write_keys(deployment, keys)
+        wait_for(lambda: answers(deployment, "second") == 200, "the new key is known")
+    load.key = "second"
+    load.settle()
+    with none_fails("key removed"):
+        write_keys(deployment, {"new": "second"})
+        wait_for(lambda: answers(deployment, "first") == 401, "the old key is forgotten")
+    write_keys(deployment, keys)
+    wait_for(lambda: answers(deployment, "first") == 200, "the first key is back")
+    load.key = "first"
+
+
+def test_a_node_is_drained(deployment, two_servers, none_fails):
+    """By evictions, one after another as the PodDisruptionBudgets allow, which is how a drain works."""
+    before = names(deployment, "server") | names(deployment, "gateway")
+    with none_fails("drain"):
+        for pod in sorted(before):
+            wait_for(lambda pod=pod: evicted(deployment, pod), f"the budget allows {pod} to go")
+        wait_for(
+            lambda: not before & (names(deployment, "server") | names(deployment, "gateway")), "all have gone"
+        )
+        deployment.wait()
+
+
+def names(deployment, component):
+    return {pod["metadata"]["name"] for pod in deployment.pods(component)}
+
+
+def restarts(deployment):
+    pods = deployment.pods("server")
+    return sum(s["restartCount"] for pod in pods for s in pod["status"].get("containerStatuses", ()))
+
+
+def evicted(deployment, pod):
+    """Whether the API server let it go."""
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+    groups = kubectl("api-versions").split()
+    if "policy/v1" not in groups:
+        eviction["apiVersion"] = "policy/v1beta1"
+    path = f"/api/v1/namespaces/{deployment.namespace}/pods/{pod}/eviction"
+    done = kubectl("create", "--raw", path, "-f", "-", manifest=eviction, check=False)
+    return '"Success"' in done
+
+
+def write_keys(deployment, keys):
+    """And makes the kubelet look, which otherwise takes it a minute."""
+    data = {name: base64.b64encode(key.encode()).decode() for name, key in keys.items()}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "data": data}
+    deployment.kubectl("replace", "-f", "-", manifest=secret)
+    for pod in names(deployment, "gateway"):
+        deployment.kubectl("annotate", "pod", pod, "--overwrite", f"mii.dev/looked={uuid.uuid4().hex}")
+
+
+def answers(deployment, key):
+    """What all gateways say to a key; 0 while they differ."""
+    found = set()
+    for pod in deployment.pods("gateway"):
+        request = urllib.request.Request(
+            f"http://{pod['status']['podIP']}:8000/v1/models", headers={"Authorization": f"Bearer {key}"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                found.add(response.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                found.add(error.code)
+    return found.pop() if len(found) == 1 else 0
+
+
+def devcluster():
+    """The rig, which alone can lose its API server. Skips on other clusters."""
+    folder = os.environ.get("DEVCLUSTER_DIR")
+    if not folder:
+        pytest.skip("not a cluster of ../shared/devcluster: its API server is not ours to kill")
+    sys.path.append(str(ROOT.parent / "shared/devcluster"))
+    from devcluster import Rig
+
+    return Rig(folder)
