@@ -1,10 +1,13 @@
 """The operations of the model, as the engine calls them.
 
-Each function checks shapes, then runs the backend of its tensors. Shapes are in brackets; results have the
-dtype of the input unless said otherwise. D is head_dim, H query heads, K KV heads, and the KV cache of a
-layer is one tensor for K and one for V, [blocks, K, block_size, D] each, so that the tile of one (block,
-head) is contiguous.
+Each function checks shapes, then runs the backend of its tensors' device. Shapes are in brackets; results
+have the dtype of the input unless said otherwise. D is head_dim, H query heads, K KV heads, and the KV
+cache of a layer is one tensor for K and one for V, [blocks, K, block_size, D] each, so that the tile of
+one (block, head) is contiguous.
 """
+
+from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 
@@ -32,6 +35,8 @@ __all__ = [
     "sample",
 ]
 
+_CUDA: ModuleType = reference  # torch runs the references on a GPU as they are
+
 
 def pack_weight(weight: Tensor) -> Tensor:
     """Puts a [out, in] weight into the layout that `linear` is fastest with; the plain one still works."""
@@ -41,13 +46,13 @@ def pack_weight(weight: Tensor) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [tokens, in], weight [out, in] (plain or from `pack_weight`), bias [out] -> [tokens, out]."""
     _check(x.dim() == 2 and x.shape[1] == weight.shape[1], "linear", x=x, weight=weight)
-    return reference.linear(x, weight, bias)
+    return _backend(x).linear(x, weight, bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """x, residual [..., n], weight [n] -> (norm(x + residual) * weight, x + residual)."""
     _check(weight.shape == x.shape[-1:], "rms_norm", x=x, weight=weight)
-    return reference.rms_norm(x, weight, eps, residual)
+    return _backend(x).rms_norm(x, weight, eps, residual)
 
 
 def layer_norm(
@@ -55,7 +60,7 @@ def layer_norm(
 ) -> tuple[Tensor, Tensor]:
     """x, residual [..., n], weight, bias [n] -> (norm(x + residual) * weight + bias, x + residual)."""
     _check(weight.shape == x.shape[-1:], "layer_norm", x=x, weight=weight)
-    return reference.layer_norm(x, weight, bias, eps, residual)
+    return _backend(x).layer_norm(x, weight, bias, eps, residual)
 
 
 def rope_and_store_kv(
@@ -80,7 +85,7 @@ def rope_and_store_kv(
     _check(
         k_cache.shape == v_cache.shape and k_cache.shape[3] == qkv.shape[2], "rope_and_store_kv", k=k_cache
     )
-    return reference.rope_and_store_kv(qkv, cos_sin, batch, k_cache, v_cache, num_heads, interleaved)
+    return _backend(qkv).rope_and_store_kv(qkv, cos_sin, batch, k_cache, v_cache, num_heads, interleaved)
 
 
 def paged_attention(
@@ -99,25 +104,25 @@ def paged_attention(
     """
     _check(query.dim() == 3 and query.shape[0] == batch.num_tokens, "paged_attention", query=query)
     _check(query.shape[1] % k_cache.shape[1] == 0, "paged_attention", query=query, k_cache=k_cache)
-    return reference.paged_attention(query, k_cache, v_cache, batch, scale, window)
+    return _backend(query).paged_attention(query, k_cache, v_cache, batch, scale, window)
 
 
 def activate(x: Tensor, kind: str) -> Tensor:
     """Elementwise; kind is one of ACTIVATIONS: silu, gelu, gelu_tanh, relu."""
     _check(kind in ACTIVATIONS, f"activate {kind!r}", x=x)
-    return reference.activate(x, kind)
+    return _backend(x).activate(x, kind)
 
 
 def activate_and_mul(gate_up: Tensor, kind: str) -> Tensor:
     """gate_up [tokens, 2 n] -> activate(first half) * second half, [tokens, n]."""
     _check(kind in ACTIVATIONS and gate_up.shape[-1] % 2 == 0, f"activate_and_mul {kind!r}", gate_up=gate_up)
-    return reference.activate_and_mul(gate_up, kind)
+    return _backend(gate_up).activate_and_mul(gate_up, kind)
 
 
 def moe_gate(logits: Tensor, per_token: int, *, renormalise: bool) -> tuple[Tensor, Tensor]:
     """Router logits [tokens, experts] -> weights float32, experts int64, [tokens, per_token] each."""
     _check(0 < per_token <= logits.shape[-1], f"moe_gate per_token={per_token}", logits=logits)
-    return reference.moe_gate(logits, per_token, renormalise)
+    return _backend(logits).moe_gate(logits, per_token, renormalise)
 
 
 def moe_experts(
@@ -129,13 +134,13 @@ def moe_experts(
     down [n, m], plain or packed. Returns [tokens, n].
     """
     _check(weights.shape == experts.shape and len(gate_up) == len(down), "moe_experts", weights=weights)
-    return reference.moe_experts(x, weights, experts, gate_up, down, kind)
+    return _backend(x).moe_experts(x, weights, experts, gate_up, down, kind)
 
 
 def greedy(logits: Tensor) -> Tensor:
     """logits [n, vocab] -> [n] int64: the likeliest token, the lowest id among equals."""
     _check(_is_table(logits), "greedy", logits=logits)
-    return reference.greedy(logits)
+    return _backend(logits).greedy(logits)
 
 
 def sample(
@@ -164,7 +169,7 @@ def sample(
     given = {name: x for name, x in rows.items() if x is not None}
     fits = _is_table(logits) and all(x.shape == logits.shape[:1] for x in given.values())
     _check(fits, "sample", logits=logits, **given)
-    return reference.sample(logits, temperature, top_k, top_p, min_p, seeds, positions)
+    return _backend(logits).sample(logits, temperature, top_k, top_p, min_p, seeds, positions)
 
 
 def add_bias(logits: Tensor, rows: Tensor, token_ids: Tensor, values: Tensor) -> Tensor:
@@ -173,7 +178,7 @@ def add_bias(logits: Tensor, rows: Tensor, token_ids: Tensor, values: Tensor) ->
     fits = _is_table(logits) and token_ids.dim() == 2
     fits = fits and token_ids.shape == values.shape and rows.shape == token_ids.shape[:1]
     _check(fits, "add_bias", logits=logits, rows=rows, token_ids=token_ids, values=values)
-    return reference.add_bias(logits, rows, token_ids, values)
+    return _backend(logits).add_bias(logits, rows, token_ids, values)
 
 
 def apply_penalties(
@@ -194,14 +199,16 @@ def apply_penalties(
     fits = _is_table(logits) and counts.shape == in_prompt.shape and counts.shape[1:] == logits.shape[1:]
     fits = fits and all(x.shape == rows.shape for x in (slots, repetition, presence, frequency))
     _check(fits, "apply_penalties", logits=logits, rows=rows, slots=slots, counts=counts, in_prompt=in_prompt)
-    return reference.apply_penalties(logits, rows, slots, counts, in_prompt, repetition, presence, frequency)
+    return _backend(logits).apply_penalties(
+        logits, rows, slots, counts, in_prompt, repetition, presence, frequency
+    )
 
 
 def count_tokens(counts: Tensor, slots: Tensor, token_ids: Tensor) -> None:
     """Adds one to counts [slots, vocab] int32 at each (slots, token_ids), [m] int64 both, in place."""
     fits = _is_table(counts) and slots.dim() == 1 and slots.shape == token_ids.shape
     _check(fits, "count_tokens", counts=counts, slots=slots, token_ids=token_ids)
-    reference.count_tokens(counts, slots, token_ids)
+    _backend(counts).count_tokens(counts, slots, token_ids)
 
 
 def log_probs(logits: Tensor, token_ids: Tensor, num_top: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -209,11 +216,16 @@ def log_probs(logits: Tensor, token_ids: Tensor, num_top: int) -> tuple[Tensor, 
     num_top likeliest, best first: their ids [n, num_top] int64 and values [n, num_top] float32."""
     fits = _is_table(logits) and token_ids.shape == logits.shape[:1] and 0 <= num_top <= logits.shape[1]
     _check(fits, f"log_probs num_top={num_top}", logits=logits, token_ids=token_ids)
-    return reference.log_probs(logits, token_ids, num_top)
+    return _backend(logits).log_probs(logits, token_ids, num_top)
 
 
 def _is_table(x: Tensor) -> bool:
     return x.dim() == 2 and x.shape[1] > 0
+
+
+def _backend(tensor: Tensor) -> Any:
+    """The module that serves this tensor's device."""
+    return _CUDA if tensor.is_cuda else reference
 
 
 def _check(condition: bool, op: str, **tensors: Tensor) -> None:

@@ -57,11 +57,10 @@ def run(args: argparse.Namespace) -> int:
 def size(model: str, revision: str) -> int:
     """Bytes of the weights that will be fetched; 0 if the hub does not say, or they are not the hub's."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         found = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=10).siblings or []
-    except (HfHubHTTPError, HFValidationError, OSError):
+    except Exception:  # whatever is wrong, the download says it better
         return 0
     weights = [f for f in found if f.rfilename.endswith(".safetensors") and "/" not in f.rfilename]
     return sum(file.size or 0 for file in weights)

@@ -15,6 +15,7 @@ from mii.validation import first_problem
 
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 1024  # characters
+MAX_TEMPERATURE = 1e6  # beyond this every token is as likely as any other, and float32 ends at 3e38
 GREEDY_BELOW = 1e-5  # a temperature so small that dividing by it overflows
 SEED_MASK = (1 << 63) - 1  # seeds travel as signed 64-bit integers
 
@@ -54,7 +55,7 @@ class MIIOptions(BaseModel):
     ignore_eos: bool = False
     top_p: float = Field(0.9, gt=0, le=1)
     top_k: int | None = Field(None, gt=0)
-    temperature: float | None = Field(None, gt=0)
+    temperature: float | None = Field(None, gt=0, le=MAX_TEMPERATURE)
     do_sample: bool = True
     return_full_text: bool = False
     stop: Annotated[list[StopString], BeforeValidator(as_list), WithJsonSchema(STRING_OR_LIST)] = Field(

@@ -18,7 +18,7 @@ from mii.core import (
     StepOutputs,
 )
 from mii.engine.async_engine import AsyncEngine
-from mii.errors import EngineDead
+from mii.errors import EngineDead, MIIError
 
 PARAMS = GenerateParams(sampling=SamplingParams(max_tokens=8))
 INFO = EngineInfo(
@@ -38,7 +38,9 @@ class FakeLink:
         self.sent, self.results = [], asyncio.Queue()
         self.stuck = self.killed = False
         self.exited = asyncio.get_running_loop().create_future()
-        self.process = SimpleNamespace(wait=lambda: asyncio.shield(self.exited))
+
+    async def wait(self):
+        return await asyncio.shield(self.exited)
 
     async def send(self, message):
         if self.stuck:
@@ -117,3 +119,26 @@ async def test_a_stop_string_ends_the_request_once(engine):
     assert (last.text, last.finish_reason) == ("a", "stop")
     assert [stats.finish_reason for stats in engine.listeners[0].finished] == ["stop"]
     assert [type(message) for message in engine._link.sent] == [EngineRequest, AbortRequest]
+
+
+async def test_a_fault_in_one_requests_text_ends_that_request_alone(engine):
+    broken, whole = (
+        asyncio.create_task(anext(engine.generate([1], PARAMS, request_id=name)))
+        for name in ("broken", "whole")
+    )
+    link = engine._link
+    async with asyncio.timeout(5):
+        while len(link.sent) < 2:  # noqa: ASYNC110 - what is waited for is code under test
+            await asyncio.sleep(0)
+
+        def fail(_):
+            raise ZeroDivisionError("no text")
+
+        engine._streams["broken"].put = fail
+        outputs = [EngineOutput("broken", [5]), EngineOutput("whole", [5])]
+        link.results.put_nowait(StepOutputs(outputs, EngineStats()))
+        with pytest.raises(MIIError, match="ZeroDivisionError: no text"):
+            await broken
+        assert (await whole).token_ids == [5]
+    assert AbortRequest("broken") in link.sent
+    assert engine.health.alive

@@ -37,19 +37,22 @@ def _decode(
     """query, out [decodes, heads, head_dim]."""
     num, heads, head_dim = query.shape
     kv_heads, block_size = k_cache.shape[1:3]
-    index, mask = _decode_index(batch, kv_heads, block_size, window, query.dtype)
+    index, unseen = _decode_index(batch, kv_heads, block_size, window)
     key = _gather(k_cache, index, num * kv_heads)  # [decodes * kv_heads, context, head_dim]
     value = _gather(v_cache, index, num * kv_heads)
     grouped = query.reshape(num * kv_heads, heads // kv_heads, head_dim)
-    scores = torch.baddbmm(mask, grouped, key.transpose(1, 2), alpha=scale)
+    scores = torch.bmm(grouped, key.transpose(1, 2)).mul_(scale)
+    # Filled, not added to: what lies past a context may be another request's overflow, and inf - inf is NaN.
+    scores.masked_fill_(unseen, float("-inf"))
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     out.copy_(torch.bmm(weights, value).view(num, heads, head_dim))
 
 
 def _decode_index(
-    batch: RaggedBatch, kv_heads: int, block_size: int, window: int | None, dtype: torch.dtype
+    batch: RaggedBatch, kv_heads: int, block_size: int, window: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Rows of the flattened cache to gather, and the additive mask [decodes * kv_heads, 1, context]."""
+    """Rows of the flattened cache to gather, and True where a decode may not look
+    [decodes * kv_heads, 1, context]."""
     name = f"decode{window}"
     if name not in batch.derived:
         num = batch.num_decodes
@@ -61,11 +64,10 @@ def _decode_index(
         heads = torch.arange(kv_heads, device=tables.device)
         index = (tables[:, None, :] * kv_heads + heads[:, None]).reshape(-1)
         place = torch.arange(width * block_size, device=tables.device)
-        seen = place < lengths
+        unseen = place >= lengths
         if window is not None:
-            seen &= place >= lengths - window
-        mask = torch.zeros(seen.shape, dtype=dtype, device=tables.device).masked_fill_(~seen, float("-inf"))
-        batch.derived[name] = (index, mask.repeat_interleave(kv_heads, dim=0).unsqueeze(1))
+            unseen |= place < lengths - window
+        batch.derived[name] = (index, unseen.repeat_interleave(kv_heads, dim=0).unsqueeze(1))
     derived: tuple[Tensor, Tensor] = batch.derived[name]
     return derived
 

@@ -22,7 +22,8 @@ def rope_and_store_kv(
     value = qkv[:, num_heads + num_kv_heads :]
     block, offset = _slots(batch, k_cache.shape[2])
     k_cache.transpose(1, 2)[block, offset] = key
-    v_cache.transpose(1, 2)[block, offset] = value
+    # Finite, whatever a model's overflow makes of it: unseen values count 0 times, and 0 * inf is NaN.
+    v_cache.transpose(1, 2)[block, offset] = value.nan_to_num()
     return query
 
 

@@ -18,6 +18,7 @@ from mii.core import (
     AbortRequest,
     EngineInfo,
     EngineListener,
+    EngineOutput,
     EngineStats,
     GenerateParams,
     Health,
@@ -29,7 +30,7 @@ from mii.engine.messages import Failed
 from mii.engine.request import make_request
 from mii.engine.stream import Stream
 from mii.engine.tokenizing import tokenizer_for
-from mii.errors import EngineDead
+from mii.errors import EngineDead, MIIError
 from mii.models.tokenizer import Tokenizer
 
 _LAST_WORDS_SECONDS = 0.5
@@ -162,13 +163,22 @@ class AsyncEngine:
         for output in step.outputs:
             stream = self._streams.get(output.request_id)
             if stream is not None and not stream.closed:
-                stream.put(output)
-                if stream.closed and not stream.engine_done:  # a stop string, which only the text shows
-                    stream.engine_done = True
-                    await self._abort(output.request_id)
+                await self._hand_over(stream, output)
+
+    async def _hand_over(self, stream: Stream, output: EngineOutput) -> None:
+        """A fault in one request's text ends that request alone."""
+        try:
+            stream.put(output)
+        except Exception as error:
+            log.exception("cannot make text of request %s", output.request_id)
+            stream.fail(MIIError(f"the answer cannot be put into text: {type(error).__name__}: {error}"))
+            await self._abort(output.request_id)
+        if stream.closed and not stream.engine_done:  # a stop string, which only the text shows
+            stream.engine_done = True
+            await self._abort(output.request_id)
 
     async def _watch_exit(self) -> None:
-        code = await self._link.process.wait()
+        code = await self._link.wait()
         if code >= 0:  # it went by itself: its last words may still be on their way
             await asyncio.wait((self._dead,), timeout=_LAST_WORDS_SECONDS)
         self._die(f"the engine process {ending(code)}")

@@ -27,36 +27,43 @@ class EngineLink:
         self._inbox = self._context.socket(zmq.PULL)
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(FromEngine)
-        self.process: Process
+        self.process: Process | None = None
 
     @classmethod
     async def open(cls, config: EngineConfig) -> "EngineLink":
         # The directory is readable by its owner alone, and so are the sockets in it.
         link = cls(tempfile.TemporaryDirectory(prefix="mii-"))
-        requests, results = (f"ipc://{Path(link._directory.name) / name}" for name in ("requests", "results"))
-        link._outbox.bind(requests)
-        link._inbox.bind(results)
-        link.process = await asyncio.create_subprocess_exec(
+        try:
+            await link._start(config)
+        except BaseException:
+            await link.close()
+            raise
+        return link
+
+    async def _start(self, config: EngineConfig) -> None:
+        requests, results = (f"ipc://{Path(self._directory.name) / name}" for name in ("requests", "results"))
+        self._outbox.bind(requests)
+        self._inbox.bind(results)
+        self.process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "mii.engine.process"),
             stdin=asyncio.subprocess.PIPE,
             start_new_session=True,  # a Ctrl-C in the terminal is for the server, which drains first
         )
-        assert link.process.stdin is not None
+        assert self.process.stdin is not None
         startup = Startup(config=config, inbox=requests, outbox=results)
-        link.process.stdin.write(msgspec.json.encode(startup) + b"\n")
-        return link
+        self.process.stdin.write(msgspec.json.encode(startup) + b"\n")
 
     async def ready(self) -> EngineInfo:
         """Waits until the model is loaded. Raises ModelLoadError with the engine's own words."""
         message = asyncio.ensure_future(self.receive())
-        exited = asyncio.ensure_future(self.process.wait())
+        exited = asyncio.ensure_future(self.wait())
         await asyncio.wait((message, exited), return_when=asyncio.FIRST_COMPLETED)
         exited.cancel()
         if not message.done():  # perhaps its last words are still on their way
             await asyncio.wait((message,), timeout=0.5)
         if not message.done():
             message.cancel()
-            raise ModelLoadError(f"the engine process {ending(self.process.returncode)} while loading")
+            raise ModelLoadError(f"the engine process {ending(await self.wait())} while loading")
         first = message.result()
         if isinstance(first, Failed):
             raise ModelLoadError(first.error)
@@ -70,13 +77,19 @@ class EngineLink:
         message: FromEngine = self._decoder.decode(await self._inbox.recv())
         return message
 
+    async def wait(self) -> int:
+        """Returns the exit code once the process has ended."""
+        assert self.process is not None, "a link is open"
+        return await self.process.wait()
+
     def kill(self) -> None:
-        if self.process.returncode is None:
+        if self.process is not None and self.process.returncode is None:
             self.process.kill()
 
     async def close(self) -> None:
         self.kill()
-        await self.process.wait()
+        if self.process is not None:
+            await self.process.wait()
         self._context.destroy(linger=0)
         self._directory.cleanup()
 

@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SCALINGS = ("default", "linear", "llama3", "yarn", "longrope")
+# By kind, the keys that it cannot do without.
+SCALINGS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("factor",),
+    "longrope": ("short_factor", "long_factor"),
+}
 
 
 @dataclass(frozen=True)

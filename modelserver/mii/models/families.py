@@ -217,6 +217,9 @@ def _rotary(config: Config, head_dim: int, max_position: int) -> Rotary:
     rotary = Rotary(theta=float(theta), dim=int(head_dim * fraction), scaling=parameters)
     if rotary.kind not in SCALINGS:
         raise UnsupportedModel(f"config.json: rope_scaling {rotary.kind!r} is none of {', '.join(SCALINGS)}")
+    for key in SCALINGS[rotary.kind]:
+        if key not in parameters:
+            raise ModelLoadError(f"config.json: rope_scaling {rotary.kind!r} lacks {key!r}")
     return rotary
 
 
