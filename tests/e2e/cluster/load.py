@@ -24,9 +24,9 @@ import grpc
 from mii.server.proto import modelresponse_pb2 as pb
 from mii.server.proto import modelresponse_pb2_grpc as pb_grpc
 
-PAUSE = 0.4  # seconds between a client's requests
+PAUSE = 1.0  # seconds between a client's requests
 SECONDS = 90.0  # that a request may take: longer than the gateway keeps one waiting for a replica
-SHORT, LONG = 6, 24  # tokens of an answer in one piece, of a streamed one
+SHORT, LONG = 4, 16  # tokens of an answer in one piece, of a streamed one
 
 
 @dataclass(frozen=True)
@@ -167,13 +167,14 @@ class Load:
                 answer = await response.json()
                 yield answer["choices"][0]["message"]["content"]
                 return
+            done = False
             async for line in response.content:
                 event = line.decode().removeprefix("data:").strip()
-                if event == "[DONE]":
-                    return
-                if event:
+                done = done or event == "[DONE]"
+                if event and not done:
                     yield _delta(json.loads(event))
-            raise FailedError("the stream ended without [DONE]")
+            if not done:
+                raise FailedError("the stream ended without [DONE]")
 
     async def _grpc(self, stub: Any, stream: bool) -> AsyncIterator[Part]:
         options = {"max_new_tokens": pb.Value(ivalue=LONG if stream else SHORT)}

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 ARGS = ["--kv-blocks=64", "--cpu-threads=1"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def two_servers(deployment):
     """For what takes one away."""
     deployment.change(replicas=2)
@@ -66,31 +66,11 @@ def test_scaling_up_and_down(deployment, none_fails):
         deployment.change(replicas=1)
 
 
-def test_a_server_is_deleted(deployment, two_servers, none_fails):
-    pod = sorted(names(deployment, "server"))[0]
-    with none_fails("pod delete"):
-        deployment.kubectl("delete", "pod", pod)
-        deployment.wait()
-
-
 def test_the_only_server_is_deleted(deployment, none_fails):
     """Requests wait for the next one."""
     with none_fails("delete of the only pod"):
         deployment.kubectl("delete", "pod", *names(deployment, "server"))
         deployment.wait()
-
-
-def test_a_server_is_killed(deployment, two_servers, load):
-    """Only what it was streaming is lost, and is told so."""
-    victim = deployment.pods("server")[0]
-    with load.mark("SIGKILL of a server") as during:
-        main = next(p for p in processes(victim) if "serve" in p.cmdline())
-        main.send_signal(signal.SIGKILL)
-        wait_for(lambda: restarts(deployment) > 0, "the server starts again")
-        deployment.wait()
-    assert during.requests
-    assert [str(outcome) for outcome in during.failed if not outcome.streaming] == []
-    assert all("replica" in outcome.error or "server" in outcome.error for outcome in during.failed)
 
 
 def test_the_gateways_roll(deployment, none_fails):
@@ -142,6 +122,13 @@ def test_an_api_key_is_replaced(deployment, load, none_fails):
     load.key = "first"
 
 
+def test_a_server_is_deleted(deployment, two_servers, none_fails):
+    pod = sorted(names(deployment, "server"))[0]
+    with none_fails("pod delete"):
+        deployment.kubectl("delete", "pod", pod)
+        deployment.wait()
+
+
 def test_a_node_is_drained(deployment, two_servers, none_fails):
     """By evictions, one after another as the PodDisruptionBudgets allow, which is how a drain works."""
     before = names(deployment, "server") | names(deployment, "gateway")
@@ -152,6 +139,19 @@ def test_a_node_is_drained(deployment, two_servers, none_fails):
             lambda: not before & (names(deployment, "server") | names(deployment, "gateway")), "all have gone"
         )
         deployment.wait()
+
+
+def test_a_server_is_killed(deployment, two_servers, load):
+    """Only what it was streaming is lost, and is told so."""
+    victim = deployment.pods("server")[0]
+    with load.mark("SIGKILL of a server") as during:
+        main = next(p for p in processes(victim) if "serve" in p.cmdline())
+        main.send_signal(signal.SIGKILL)
+        wait_for(lambda: restarts(deployment) > 0, "the server starts again")
+        deployment.wait()
+    assert during.requests
+    assert [str(outcome) for outcome in during.failed if not outcome.streaming] == []
+    assert all("replica" in outcome.error or "server" in outcome.error for outcome in during.failed)
 
 
 def names(deployment, component):
