@@ -23,7 +23,7 @@ START_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Gateway:
-    url: str
+    port: int
     process: psutil.Process
 
     @property
@@ -72,7 +72,7 @@ def gateway(replica_port: int) -> Iterator[Gateway]:
             if not _ready(process, f"http://{HOST}:{port}/health/ready"):
                 log.seek(0)
                 raise SystemExit(f"the gateway did not become ready:\n{log.read()}")
-            yield Gateway(f"http://{HOST}:{port}", psutil.Process(process.pid))
+            yield Gateway(port, psutil.Process(process.pid))
         finally:
             process.kill()
             process.wait()

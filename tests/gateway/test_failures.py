@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import time
 
 import aiohttp
 import pytest
 from aiohttp import web
+
+from mii_spec.launch import GatewayArgs
 
 SSE = {"Content-Type": "text/event-stream"}
 
@@ -87,6 +90,31 @@ async def test_health_checks_notice_a_death_and_a_return(pair, start_gateway, un
     await pair[0].start()
     pair[1].ready = False
     await until(lambda: states() == {pair[0].name: "ready", pair[1].name: "unready"}, seconds=1)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_a_death_is_out_of_rotation_within_a_second(pair, start_gateway, until, busy):
+    """With the default health interval. Busy, the first request that meets it notices; idle, a check does."""
+    gateway = await start_gateway(*pair, health_interval=GatewayArgs(deployment_name="").health_interval)
+    dead = next(r for r in gateway.gateway.table.all() if r.name == pair[0].name)
+    left = []
+    gateway.gateway.table.subscribe(lambda: left.append(time.monotonic()) if dead.state == "down" else None)
+    statuses, stop = [], asyncio.Event()
+
+    async def client():
+        while busy and not stop.is_set():
+            statuses.append((await gateway.answer(json={"n": len(statuses)}))[0])
+
+    clients = [asyncio.create_task(client()) for _ in range(4)]
+    await until(lambda: not busy or pair[0].requests)
+    died = time.monotonic()
+    await pair[0].kill()
+    await until(lambda: left, seconds=1.0)
+    print(f"out of rotation after {(left[0] - died) * 1000:.0f} ms, {busy=}")
+    assert left[0] - died < (0.1 if busy else 1.0)
+    stop.set()
+    await asyncio.gather(*clients)
+    assert set(statuses) <= {200}
 
 
 async def test_no_request_fails_while_replicas_die_and_return(pair, start_gateway, until):
