@@ -34,11 +34,12 @@ Object = dict[str, Any]
 
 
 def kubectl(*args: str, manifest: Object | None = None, check: bool = True) -> str:
-    text = None if manifest is None else yaml.safe_dump(manifest)
+    """What it prints; without `check` also its complaint."""
+    text = None if manifest is None else json.dumps(manifest)
     done = subprocess.run(["kubectl", *args], input=text, capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise AssertionError(f"kubectl {' '.join(args)}: {done.stderr}")
-    return done.stdout.strip()
+    return (done.stdout + done.stderr if done.returncode else done.stdout).strip()
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
