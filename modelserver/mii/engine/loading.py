@@ -7,7 +7,7 @@ import torch
 
 from mii.config import EngineConfig
 from mii.errors import ModelLoadError
-from mii.models.builder import Builder
+from mii.models.builder import Builder, Weights
 from mii.models.config import load_config
 from mii.models.decoder import Decoder
 from mii.models.description import Description
@@ -45,20 +45,20 @@ def load_model(config: EngineConfig) -> LoadedModel:
     description, names = describe(model_config)
     dtype = choose_dtype(config.dtype, device, model_config.get("torch_dtype") or model_config.get("dtype"))
     length = config.max_model_len or description.max_position
+
+    def build(weights: Weights) -> Decoder:
+        pack = config.prepack_weights
+        builder = Builder(description, names, weights, max_model_len=length, device=device, pack=pack)
+        return builder.build()
+
     if config.random_weights:
-        random = RandomWeights(dtype=dtype, device=device)
-        decoder = Builder(
-            description, names, random, max_model_len=length, device=device, pack=config.prepack_weights
-        ).build()
+        decoder = build(RandomWeights(dtype=dtype, device=device))
     else:
         checkpoint = open_checkpoint(snapshot)
         with loading_progress(checkpoint.total_bytes) as on_bytes:
-            reader = WeightReader(
-                checkpoint, dtype=dtype, device=device, ignore=names.ignore, on_bytes=on_bytes
+            decoder = build(
+                WeightReader(checkpoint, dtype=dtype, device=device, ignore=names.ignore, on_bytes=on_bytes)
             )
-            decoder = Builder(
-                description, names, reader, max_model_len=length, device=device, pack=config.prepack_weights
-            ).build()
     return LoadedModel(decoder, description, snapshot, device, dtype, time.monotonic() - begun)
 
 
