@@ -134,7 +134,8 @@ def cluster() -> None:
     if os.environ.get("MII_E2E_IMAGES") == "1":
         return
     nodes = json.loads(kubectl("get", "nodes", "-o", "json"))["items"]
-    there = {n for node in nodes for image in node["status"].get("images", ()) for n in image["names"]}
+    images = [image for node in nodes for image in node["status"].get("images", ())]
+    there = {name for image in images for name in image["names"] or ()}
     if missing := [name for name in IMAGES if name not in there]:
         pytest.skip(f"no node has {' and '.join(missing)} (MII_E2E_IMAGES=1 if it does): {ENABLE}")
 
