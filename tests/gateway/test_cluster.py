@@ -24,7 +24,9 @@ from mii_spec.spec import parse
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(
-        not os.environ.get("KUBECONFIG"), reason="no API server: set KUBECONFIG to one that may be written to"
+        not os.environ.get("KUBECONFIG"),
+        reason="no cluster: export KUBECONFIG of one that may be written to"
+        ' (eval "$(../shared/devcluster/up --control-plane)", or kind)',
     ),
     pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed"),
 ]
