@@ -5,6 +5,7 @@ gateways.
 """
 
 import base64
+import contextlib
 import os
 import signal
 import subprocess
@@ -33,23 +34,16 @@ def two_servers(deployment):
 
 @pytest.fixture
 def none_fails(load):
-    """none_fails(name): a mark around the block that the test is about."""
-    marks = []
+    """none_fails(name): marks the block, and fails after it if a request has."""
 
-    class Marked:
-        def __init__(self, name):
-            self._mark = load.mark(name)
+    @contextlib.contextmanager
+    def marked(name):
+        with load.mark(name) as during:
+            yield
+        assert during.requests
+        assert [str(outcome) for outcome in during.failed] == []
 
-        def __enter__(self):
-            marks.append(self._mark.__enter__())
-
-        def __exit__(self, *exception):
-            return self._mark.__exit__(*exception)
-
-    yield Marked
-    for mark in marks:
-        assert mark.requests
-        assert [str(outcome) for outcome in mark.failed] == []
+    return marked
 
 
 def test_new_arguments_roll_the_server(deployment, none_fails):
