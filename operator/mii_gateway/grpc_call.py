@@ -1,6 +1,7 @@
 """One gRPC attempt on one replica."""
 
 import asyncio
+from collections import deque
 from typing import TypeAlias
 
 import grpc
@@ -16,6 +17,8 @@ from mii_gateway.work import Lease
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
+
+_UNARY = {"/modelresponse.ModelResponse/GeneratorReply"}  # their only message is of no use without its status
 
 # Before a first message these mean that the replica is gone or going: stopping servers answer either.
 _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
@@ -42,25 +45,37 @@ class GrpcUpstream:
         )
         try:
             with record.upstream():
-                message = await self._read(call, record)
-            if message is None and replay.complete and await call.code() in _GONE:
+                messages = await self._first(call, record)
+            if messages[-1] is None and replay.complete and await call.code() in _GONE:
                 raise ReplicaFailed(_reason(channel))
             lease.first_byte()
             await replay.commit()
-            await self._relay(message, call, context, record)
+            await self._relay(messages, call, context, record)
             await self._finish(lease, channel, call, context, record)
         finally:
             call.cancel()
 
-    async def _relay(self, message: bytes | None, call: Call, context: Context, record: Record) -> None:
-        if message is not None:
+    async def _first(self, call: Call, record: Record) -> list[bytes | None]:
+        """What must be there before anything is passed on: of an answer of one message, its end too.
+
+        Its replica may be lost between the two, and then another can still answer the whole call.
+        """
+        messages = [await self._read(call, record)]
+        if record.path in _UNARY and messages[0] is not None:
+            messages.append(await self._read(call, record))
+        return messages
+
+    async def _relay(self, first: list[bytes | None], call: Call, context: Context, record: Record) -> None:
+        if first[0] is not None:
             await context.send_initial_metadata(metadata.end_to_end(await call.initial_metadata()))
             record.first_byte()
-        while message is not None:
+        waiting = deque(first)
+        while (message := waiting.popleft()) is not None:
             record.bytes_out += len(message)
             record.output_tokens += 1
             await context.write(message)
-            message = await self._read(call, record)
+            if not waiting:
+                waiting.append(await self._read(call, record))
 
     async def _finish(
         self, lease: Lease, channel: grpc.aio.Channel, call: Call, context: Context, record: Record

@@ -8,6 +8,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 METHOD = "/modelresponse.ModelResponse/GeneratorReply"
 STREAM = "/modelresponse.ModelResponse/GeneratorReplyStream"
+STREAM = "/modelresponse.ModelResponse/GeneratorReplyStream"
 TERMINATE = "/modelresponse.ModelResponse/Terminate"
 
 
@@ -225,6 +226,23 @@ async def test_no_call_fails_while_replicas_die_and_return(client, pair, gateway
     assert gateway.in_flight == 0
 
 
+async def test_a_reply_without_its_status_is_asked_for_again(client, pair, gateway):
+    """A replica that is lost between the only message of an answer and its end has not answered."""
+
+    async def reply_then_die(messages, context):
+        await context.write(b"half")
+        await victim.kill()
+
+    victim, other = pair
+    victim.respond_grpc = reply_then_die
+    for number in range(8):  # until the victim's turn has come
+        request = b"%d" % number
+        assert await client.unary_unary(METHOD)(request) == request
+    assert victim.calls
+    assert other.calls
+    assert gateway.in_flight == 0
+
+
 async def test_a_stream_names_the_replica_that_was_lost(start_replica, start_gateway, channel):
     async def once_then_hang(messages, context):
         await context.write(b"first")
@@ -233,7 +251,7 @@ async def test_a_stream_names_the_replica_that_was_lost(start_replica, start_gat
     replica = await start_replica()
     replica.respond_grpc = once_then_hang
     client = await channel((await start_gateway(replica)).grpc_target)
-    call = client.unary_stream(METHOD)(b"x")
+    call = client.unary_stream(STREAM)(b"x")
     assert await call.read() == b"first"
     await replica.kill()
     with pytest.raises(grpc.aio.AioRpcError) as lost:
