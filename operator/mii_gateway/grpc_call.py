@@ -20,6 +20,9 @@ Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 
 _UNARY = {"/modelresponse.ModelResponse/GeneratorReply"}  # their only message is of no use without its status
 
+_LOSS_SECONDS = 0.05
+_LOCAL_FAULT = "Internal error from Core"  # grpc.aio's words
+
 # Before a first message these mean that the replica is gone or going: stopping servers answer either.
 _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
@@ -35,6 +38,11 @@ class GrpcUpstream:
 
         Raises ReplicaFailed before the first response message only, and Refusal after the idle timeout.
         """
+        while not await self._attempt(lease, replay, context, record):
+            record.failures.append("local")
+
+    async def _attempt(self, lease: Lease, replay: Replay, context: Context, record: Record) -> bool:
+        """False if grpc.aio itself failed before anything was passed on, and the call may be made again."""
         channel = self._channels.channel(lease.replica)
         call = channel.stream_stream(record.path, None, None)(
             replay.messages(),
@@ -46,14 +54,18 @@ class GrpcUpstream:
         try:
             with record.upstream():
                 messages = await self._first(call, record)
-            if messages[-1] is None and replay.complete and await call.code() in _GONE:
-                raise ReplicaFailed(_reason(channel))
+            if messages[-1] is None and replay.complete:
+                if await call.code() in _GONE:
+                    raise ReplicaFailed(_reason(channel))
+                if await _failed_here(call) and "local" not in record.failures:
+                    return False
             lease.first_byte()
             await replay.commit()
             await self._relay(messages, call, context, record)
             await self._finish(lease, channel, call, context, record)
         finally:
             call.cancel()
+        return True
 
     async def _first(self, call: Call, record: Record) -> list[bytes | None]:
         """What must be there before anything is passed on: of an answer of one message, its end too.
@@ -86,7 +98,7 @@ class GrpcUpstream:
         if code is grpc.StatusCode.OK:
             context.set_trailing_metadata(trailing)
             return
-        if code in _GONE and _reason(channel) != "refused":
+        if code in _GONE and await _connection_lost(channel):
             self._dispatcher.lost(lease, "broken")
             details = stream_cut(lease.replica.name, details).message
         record.error = details
@@ -114,6 +126,25 @@ def _reason(channel: grpc.aio.Channel) -> Reason:
     if state is grpc.ChannelConnectivity.READY:
         return "refused"
     return "broken" if state is grpc.ChannelConnectivity.IDLE else "connect"
+
+
+async def _connection_lost(channel: grpc.aio.Channel) -> bool:
+    """Whether the replica is gone, or ended the call itself. A channel notes a loss after its calls do."""
+    ready = grpc.ChannelConnectivity.READY
+    if channel.get_state() is not ready:
+        return True
+    try:
+        async with asyncio.timeout(_LOSS_SECONDS):
+            await channel.wait_for_state_change(ready)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _failed_here(call: Call) -> bool:
+    """Whether the status is grpc.aio's own: a replica that refuses a call while its request is still being
+    written makes the write fail, and grpc.aio may report that instead of the refusal."""
+    return await call.code() is grpc.StatusCode.INTERNAL and await call.details() == _LOCAL_FAULT
 
 
 def _cancelled() -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,9 +24,9 @@ MESSAGE_SIZES = [("grpc.max_send_message_length", 2**27), ("grpc.max_receive_mes
 
 
 async def _until(condition: Callable[[], Any], seconds: float = 5.0) -> None:
-    """Waits for a condition; fails after the deadline."""
+    """Waits for a condition, which may be a coroutine's result; fails after the deadline."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (await value if inspect.isawaitable(value := condition()) else value):
         assert time.monotonic() < deadline, "the condition did not come true in time"
         await asyncio.sleep(0.002)
 

@@ -113,7 +113,7 @@ async def test_metadata_passes_both_ways(client, pair):
     assert "mii-owner-token" not in received
 
 
-async def test_status_and_details_pass(client, pair, gateway):
+async def test_status_and_details_pass(client, pair, gateway, until):
     async def respond(messages, context):
         trailing = (("grpc-status-details-bin", b"\x08\x03"),)
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "top_p must be in (0, 1]", trailing)
@@ -125,7 +125,11 @@ async def test_status_and_details_pass(client, pair, gateway):
     assert ("grpc-status-details-bin", b"\x08\x03") in tuple(error.trailing_metadata())
     assert len(calls(pair)) == 1
     sample = 'mii_gateway_requests_total{code="INVALID_ARGUMENT",protocol="grpc"}'
-    assert await gateway.metric(sample) == 1
+
+    async def counted():  # after the client has its status
+        return await gateway.metric(sample) == 1
+
+    await until(counted)
 
 
 async def test_status_after_messages_passes(client, pair):
