@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 from mii.bench.hardware import hardware
-from mii.config import EngineConfig
 from mii.core import EngineRequest, SamplingParams
 from mii.engine.engine import Engine
 from mii.models.snapshot import fetch
+from mii.server.serve import engine_config
 from mii_spec.launch import ServerArgs, add_arguments, from_namespace
 
 Request = tuple[list[int], int]  # prompt, new tokens
@@ -50,10 +50,6 @@ def main() -> int:
         result |= compare(engine, options.model, requests, result["seconds"])
     print(json.dumps(result | {"hardware": hardware(), "torch": torch.__version__}))
     return 0
-
-
-def engine_config(args: ServerArgs) -> EngineConfig:
-    return EngineConfig(**{name: getattr(args, name) for name in EngineConfig.__struct_fields__})
 
 
 def as_dict(engine: Engine) -> dict[str, Any]:
