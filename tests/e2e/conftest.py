@@ -200,8 +200,10 @@ class Deployment:
         """The model servers that run now, by HTTP port, which survives a restart."""
         servers = {}
         for process in children(self.pid, "-m", "mii.cli", "serve"):
-            http, grpc = (_option(process.cmdline(), name) for name in ("--port", "--grpc-port"))
-            servers[http] = Server(process.pid, http, grpc)
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                argv = process.cmdline()
+                http, grpc = (_option(argv, name) for name in ("--port", "--grpc-port"))
+                servers[http] = Server(process.pid, http, grpc)
         return servers
 
     def access_log(self) -> dict[str, dict[str, Any]]:
