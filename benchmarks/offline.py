@@ -1,11 +1,15 @@
-"""Throughput of the engine alone: all requests at once, in this process, greedy, ignore_eos.
+"""Throughput and latency of the engine alone, in this process, with ignore_eos.
 
-    python benchmarks/offline.py MODEL [--requests 16] [--prompt-tokens 64] [--new-tokens 64] [--spread 0]
-                                 [--compare-transformers]
+    python benchmarks/offline.py MODEL|--shape NAME [options of mii serve] [--requests 16]
+        [--prompt-tokens 64] [--new-tokens 64] [--spread 0] [--clients N] [--sampling greedy]
+        [--save DIR] [--compare-transformers]
 
-Prints one JSON object. Lengths are drawn from N(mean, spread * mean). --compare-transformers also runs
-transformers' generate on the same requests one after another, in the same process and dtype (float32 on a
-CPU), and a single stream of both; the figures to look at are then the ratios.
+All requests at once, or with --clients a closed loop: so many at a time, the next as soon as one has ended.
+Lengths are drawn from N(mean, spread * mean). Prints one JSON object; --save also appends it to a dated file
+in DIR. --shape draws the weights of a named shape at random (benchmarks/shapes.py); --sampling mii samples as
+MII does by default (top_p 0.9). --compare-transformers also runs transformers' generate on the same requests
+one after another, in the same process and dtype (float32 on a CPU), and a single stream of both; the figures
+to look at are then the ratios.
 """
 
 import argparse
@@ -14,12 +18,17 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import results
+import shapes
 from mii.bench.hardware import hardware
+from mii.bench.measure import Record, summarize
 from mii.core import EngineRequest, SamplingParams
 from mii.engine.engine import Engine
 from mii.models.snapshot import fetch
@@ -29,27 +38,48 @@ from mii_spec.launch import ServerArgs, add_arguments, from_namespace
 Request = tuple[list[int], int]  # prompt, new tokens
 
 
+# The request options of each --sampling; seeds are the requests' numbers.
+SAMPLING: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "mii": {"temperature": 1.0, "top_p": 0.9},
+}
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser, ServerArgs)
-    parser.add_argument("--requests", type=int, default=16)
-    parser.add_argument("--prompt-tokens", type=int, default=64, help="mean")
-    parser.add_argument("--new-tokens", type=int, default=64, help="mean")
-    parser.add_argument("--spread", type=float, default=0.0, help="standard deviation over mean")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--compare-transformers", action="store_true")
-    options = parser.parse_args()
-    engine = Engine(engine_config(from_namespace(ServerArgs, options)))
+    with shapes.in_argv(sys.argv[1:]) as argv:
+        options = parser().parse_args(argv)
+        engine = Engine(engine_config(from_namespace(ServerArgs, options)))
+        result = bench(engine, options)
+    line = json.dumps(result | {"hardware": hardware(), "torch": torch.__version__})
+    print(line)
+    if options.save:
+        results.save(options.save, "offline", line)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(made, ServerArgs)
+    made.add_argument("--requests", type=int, default=16)
+    made.add_argument("--prompt-tokens", type=int, default=64, help="mean")
+    made.add_argument("--new-tokens", type=int, default=64, help="mean")
+    made.add_argument("--spread", type=float, default=0.0, help="standard deviation over mean")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--clients", type=int, help="requests in flight; default: all")
+    made.add_argument("--sampling", choices=SAMPLING, default="greedy")
+    made.add_argument("--save", type=Path, metavar="DIR")
+    made.add_argument("--compare-transformers", action="store_true")
+    return made
+
+
+def bench(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
     requests = draw(options, engine.info.vocab_size)
     result: dict[str, Any] = {"bench": "offline", "requests": len(requests), "engine": as_dict(engine)}
     result |= {"prompt_tokens": sum(len(p) for p, _ in requests), "new_tokens": sum(n for _, n in requests)}
-    result |= measure(engine, requests)
+    result |= {"sampling": options.sampling} | measure(engine, requests, options.clients, options.sampling)
     if options.compare_transformers:
         result |= compare(engine, options.model, requests, result["seconds"])
-    print(json.dumps(result | {"hardware": hardware(), "torch": torch.__version__}))
-    return 0
+    return result
 
 
 def as_dict(engine: Engine) -> dict[str, Any]:
@@ -71,30 +101,52 @@ def draw(options: argparse.Namespace, vocab_size: int) -> list[Request]:
     ]
 
 
-def measure(engine: Engine, requests: list[Request]) -> dict[str, float]:
+def measure(engine: Engine, requests: list[Request], clients: int | None, sampling: str) -> dict[str, Any]:
     run_engine(engine, [([1] * 8, 4)])
-    seconds = run_engine(engine, requests)
-    new = sum(n for _, n in requests)
-    return {
+    records = run_engine(engine, requests, clients, sampling)
+    seconds = elapsed(records)
+    overall = {
         "seconds": seconds,
         "requests_per_second": len(requests) / seconds,
-        "output_tokens_per_second": new / seconds,
+        "output_tokens_per_second": sum(n for _, n in requests) / seconds,
     }
+    return overall if clients is None else overall | asdict(summarize(records, clients=clients))
 
 
-def run_engine(engine: Engine, requests: list[Request]) -> float:
-    """Seconds until every request has its tokens; none may lack any."""
+def run_engine(
+    engine: Engine, requests: list[Request], clients: int | None = None, sampling: str = "greedy"
+) -> list[Record]:
+    """What became of each request, `clients` of which ran at a time. None may lack a token."""
     engine.scheduler.blocks.forget()
-    missing = 0
-    for index, (prompt, new) in enumerate(requests):
-        sampling = SamplingParams(max_tokens=new, temperature=0.0, ignore_eos=True)
-        engine.add(EngineRequest(f"bench-{index}", prompt, sampling))
-        missing += new
-    begun = time.perf_counter()
-    while engine.has_work():
-        missing -= sum(len(output.token_ids) for output in engine.step())
-    assert missing == 0, f"{missing} tokens are missing"
-    return time.perf_counter() - begun
+    waiting = iter(enumerate(requests))
+    running: dict[str, Record] = {}
+    records: list[Record] = []
+    while True:
+        for index, (prompt, new) in take(waiting, (clients or len(requests)) - len(running)):
+            params = SamplingParams(max_tokens=new, ignore_eos=True, seed=index, **SAMPLING[sampling])
+            engine.add(EngineRequest(f"bench-{index}", prompt, params))
+            running[f"bench-{index}"] = Record(started=time.perf_counter(), prompt_tokens=len(prompt))
+        if not engine.has_work():
+            break
+        for output in engine.step():
+            record = running[output.request_id]
+            record.ended = time.perf_counter()
+            record.arrivals += [record.ended] * len(output.token_ids)
+            if output.finish_reason is not None:
+                records.append(running.pop(output.request_id))
+    for record in records:
+        record.new_tokens = len(record.arrivals)
+    assert sum(r.new_tokens for r in records) == sum(n for _, n in requests), "tokens are missing"
+    return records
+
+
+def take(waiting: Iterator[tuple[int, Request]], count: int) -> list[tuple[int, Request]]:
+    return [request for _, request in zip(range(count), waiting, strict=False)]
+
+
+def elapsed(records: list[Record]) -> float:
+    """Seconds from the first request's start to the last one's end."""
+    return max(r.ended for r in records) - min(r.started for r in records)
 
 
 def compare(engine: Engine, name: str, requests: list[Request], seconds: float) -> dict[str, float]:
@@ -102,7 +154,7 @@ def compare(engine: Engine, name: str, requests: list[Request], seconds: float) 
     truth = load_transformers(name, engine)
     run_transformers(truth, requests[:1])
     theirs = sum(run_transformers(truth, [request]) for request in requests)
-    single = statistics.median(run_engine(engine, requests[:1]) for _ in range(3))
+    single = statistics.median(elapsed(run_engine(engine, requests[:1])) for _ in range(3))
     their_single = statistics.median(run_transformers(truth, requests[:1]) for _ in range(3))
     return {
         "transformers_seconds": theirs,

@@ -69,7 +69,7 @@ def gateway(replica_port: int) -> Iterator[Gateway]:
         command = [sys.executable, "-m", "mii_gateway.app", *to_argv(args)]
         process = subprocess.Popen(command, stderr=log)
         try:
-            if not _ready(process, f"http://{HOST}:{port}/health/ready"):
+            if not ready(process, f"http://{HOST}:{port}/health/ready"):
                 log.seek(0)
                 raise SystemExit(f"the gateway did not become ready:\n{log.read()}")
             yield Gateway(port, psutil.Process(process.pid))
@@ -87,8 +87,9 @@ def free_ports(count: int) -> list[int]:
         return [int(one.getsockname()[1]) for one in sockets]
 
 
-def _ready(process: subprocess.Popen[bytes], url: str) -> bool:
-    deadline = time.monotonic() + START_SECONDS
+def ready(process: subprocess.Popen[bytes], url: str, seconds: float = START_SECONDS) -> bool:
+    """Whether the process answers at `url` in time."""
+    deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(URLError, OSError), urlopen(url, timeout=1) as answer:
             if answer.status == 200:

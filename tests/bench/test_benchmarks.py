@@ -1,4 +1,4 @@
-"""The scripts in benchmarks/ that need no model, run small."""
+"""The scripts in benchmarks/ that need no checkpoint, run small."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 def run(script: str, *argv: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(BENCHMARKS / script), *argv]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
 
 
 @pytest.mark.slow
@@ -64,3 +64,26 @@ def test_clients_refuses_other_lengths() -> None:
     done = run("clients.py", "http://127.0.0.1:1", "--workload", "5/5")
     assert done.returncode == 2
     assert "fixed" in done.stderr
+
+
+@pytest.mark.slow
+def test_clients_serves_a_shape_of_its_own() -> None:
+    options = ["--shape", "smollm2-135m", "--serve", "--device cpu --kv-blocks 40", "--workload", "1200/60"]
+    done = run("clients.py", *options, "--clients", "1", "--requests", "1", "--warmup", "0", "--jsonl", "-")
+    assert done.returncode == 0, done.stderr
+    [line] = map(json.loads, done.stdout.splitlines())
+    assert (line["requests"], line["errors"], line["model"]) == (1, 0, "smollm2-135m")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", ["greedy", "mii"])
+def test_offline_runs_a_closed_loop_of_a_shape(tmp_path: Path, sampling: str) -> None:
+    lengths = ["--requests", "3", "--prompt-tokens", "8", "--new-tokens", "3", "--clients", "2"]
+    where = ["--device", "cpu", "--kv-blocks", "16", "--save", str(tmp_path)]
+    done = run("offline.py", "--shape", "smollm2-135m", *lengths, *where, "--sampling", sampling)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout)
+    assert (line["clients"], line["requests"], line["new_tokens"]) == (2, 3, 9)
+    assert 0 < line["ttft_p50"] < line["latency_p50"]
+    [saved] = tmp_path.glob("*-offline.jsonl")
+    assert json.loads(saved.read_text()) == line
