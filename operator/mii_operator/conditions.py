@@ -14,6 +14,7 @@ from mii_operator.judgement import Judgement
 from mii_operator.observe import Observed
 from mii_operator.pods import Problem
 from mii_operator.verdict import Verdict
+from mii_spec.reasons import Reason
 from mii_spec.spec import MIIDeployment
 
 
@@ -106,7 +107,7 @@ def scheduled(view: View) -> Judgement:
     return Judgement("True", "AllScheduled")
 
 
-def _scheduling_reason(view: View, words: str) -> str:
+def _scheduling_reason(view: View, words: str) -> Reason:
     """GPUs are lacking if the scheduler says so, or has no node of the product that was asked for."""
     accelerator = view.deployment.spec.accelerator
     gpus = view.verdict.plan.choice.gpus if view.verdict.plan else 0

@@ -2,10 +2,12 @@
 
 from typing import Literal, NamedTuple
 
+from mii_spec.reasons import Reason
+
 
 class Judgement(NamedTuple):
     """`reason` is one CamelCase word for programs, `message` a sentence for people. True is good."""
 
     status: Literal["True", "False", "Unknown"]
-    reason: str
+    reason: Reason
     message: str = ""

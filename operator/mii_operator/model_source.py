@@ -9,6 +9,7 @@ from urllib.parse import quote
 import aiohttp
 
 from mii_spec.model_facts import ModelFacts, from_config
+from mii_spec.reasons import Reason
 from mii_spec.source import HubModel
 from mii_spec.spec import Spec
 
@@ -22,7 +23,7 @@ _LARGEST = 64 * 2**20  # bytes of an index
 class ModelRefused(Exception):  # noqa: N818
     """The hub's refusal; `reason` is the condition's."""
 
-    reason: str
+    reason: Reason
     message: str
 
 

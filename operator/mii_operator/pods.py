@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from mii_spec.reasons import Reason
+
 Pod = Mapping[str, Any]
 
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
@@ -14,7 +16,7 @@ _KILLED_WITHIN = timedelta(minutes=5)  # of the startup probe's last failure, dr
 
 @dataclass(frozen=True)
 class Problem:
-    reason: str
+    reason: Reason
     message: str
 
 

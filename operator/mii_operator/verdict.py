@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mii_operator.plan import Plan
+from mii_spec.reasons import Reason
 from mii_spec.spec import MIIDeployment
 
 
@@ -11,7 +12,7 @@ class Verdict:
     """`accepted` None: not known yet. Without a deployment not even the manifest could be read."""
 
     accepted: bool | None
-    reason: str
+    reason: Reason
     message: str
     deployment: MIIDeployment | None = None
     plan: Plan | None = None
@@ -21,9 +22,9 @@ def accept(deployment: MIIDeployment, plan: Plan) -> Verdict:
     return Verdict(True, "Planned", "; ".join(plan.choice.explanation), deployment, plan)
 
 
-def refuse(reason: str, message: str, deployment: MIIDeployment | None = None) -> Verdict:
+def refuse(reason: Reason, message: str, deployment: MIIDeployment | None = None) -> Verdict:
     return Verdict(False, reason, message, deployment)
 
 
-def wait(reason: str, message: str, deployment: MIIDeployment) -> Verdict:
+def wait(reason: Reason, message: str, deployment: MIIDeployment) -> Verdict:
     return Verdict(None, reason, message, deployment)
