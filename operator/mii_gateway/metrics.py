@@ -69,9 +69,16 @@ class _Gauges(Collector):
         in_flight = GaugeMetricFamily(
             "mii_gateway_in_flight", "Requests on a replica now", labels=["replica"]
         )
+        utilization = GaugeMetricFamily(
+            "mii_gateway_utilization",
+            "Share of a replica's capacity that this gateway's requests use, as autoscaling counts it",
+            labels=["replica"],
+        )
         for replica in self._table.all():
             in_flight.add_metric([replica.name], replica.streams)
+            utilization.add_metric([replica.name], replica.utilization)
         yield in_flight
+        yield utilization
         replicas = GaugeMetricFamily("mii_gateway_replicas", "Replicas by state", labels=["state"])
         counts = self._table.count()
         for state in State:

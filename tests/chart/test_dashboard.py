@@ -26,9 +26,11 @@ def metrics():
     gateway = GatewayMetrics(SimpleNamespace(all=list, count=lambda: _Zero()), [])
     gateway.requests.labels("200", "http")
     gateway.retries.labels("refused")
+    gateway.key_output_tokens.labels("alice")
     operator = OperatorMetrics(lambda: [{}])
     operator.request("get", "Pod", 200)
-    found = {"mii_gateway_in_flight": {"replica"}}  # of no replica, so not in the text
+    # Of no replica, so not in the text.
+    found = {name: {"replica"} for name in ("mii_gateway_in_flight", "mii_gateway_utilization")}
     for text in (server, gateway.exposition().decode(), operator.exposition().decode()):
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
