@@ -19,6 +19,7 @@ Reason = Literal[
     "ModelUnreachable",
     "NotOwned",
     "RefusedByServer",
+    "UnsupportedByServer",
     "Deleting",
     # Scheduled
     "AllScheduled",
@@ -99,6 +100,10 @@ MEANINGS: dict[Reason, Meaning] = {
         "The API server refuses an object that the manifest makes.",
         "Follow its words: mostly spec.podTemplate, an admission policy, a quota, or the operator's "
         "permissions.",
+    ),
+    "UnsupportedByServer": Meaning(
+        "The manifest asks for what this cluster's API server does not offer.",
+        "Change the field that the message names, or upgrade the cluster.",
     ),
     "Deleting": Meaning(
         "Objects of an earlier deployment of this name are still being deleted.",

@@ -51,7 +51,12 @@ def _autoscaling(spec: Spec) -> Iterator[FieldError]:
         return
     if scaling.min > scaling.max:
         yield FieldError("spec.autoscaling.min", f"must be at most max ({scaling.max}), got {scaling.min}")
-    if scaling.min == 0 and scaling.idle_after is None:
+    if scaling.min == 0 and scaling.by == "hpa":
+        yield FieldError(
+            "spec.autoscaling.min",
+            "must be at least 1 with by: hpa, which cannot scale to zero; operator can",
+        )
+    elif scaling.min == 0 and scaling.idle_after is None:
         yield FieldError("spec.autoscaling.idleAfter", "is required with min: 0, such as 30m")
     if scaling.min > 0 and scaling.idle_after is not None:
         yield FieldError("spec.autoscaling.idleAfter", "needs min: 0, as only then replicas go to zero")

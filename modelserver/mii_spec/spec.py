@@ -93,6 +93,7 @@ class Gateway(Strict):
 
 
 class Autoscaling(Strict):
+    by: Literal["operator", "hpa"] = "operator"
     min: Replicas
     max: Annotated[int, Field(ge=1, le=1000)]
     target_utilization: Fraction = 0.7

@@ -20,6 +20,7 @@ KINDS = (
     "NetworkPolicy",
     "PodDisruptionBudget",
     "Deployment",
+    "HorizontalPodAutoscaler",
     "ServiceMonitor",
 )
 

@@ -23,6 +23,7 @@ class Capabilities:
 
     disruption_budget: str | None  # apiVersion of PodDisruptionBudget
     service_monitor: str | None  # apiVersion of ServiceMonitor (Prometheus operator)
+    autoscaler: str | None = None  # apiVersion of HorizontalPodAutoscaler with any metric: autoscaling/v2
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def capabilities(kinds: Collection[str]) -> Capabilities:
     return Capabilities(
         disruption_budget=_newest("policy", ("v1", "v1beta1"), "PodDisruptionBudget", kinds),
         service_monitor=_newest("monitoring.coreos.com", ("v1",), "ServiceMonitor", kinds),
+        autoscaler=_newest("autoscaling", ("v2",), "HorizontalPodAutoscaler", kinds),
     )
 
 

@@ -109,7 +109,7 @@ class Operator:
 
     async def _offered(self, kube: Kube) -> Capabilities:
         """Once the custom resource is defined, which may be after the operator was started."""
-        groups = (GROUP, "policy", "monitoring.coreos.com")
+        groups = (GROUP, "policy", "monitoring.coreos.com", "autoscaling")
         while f"{GROUP}/{VERSION}/{KIND}" not in (kinds := await kube.kinds(*groups)):
             logger.warning("the API server has no %s.%s yet: install the CRD", KIND, GROUP)
             await asyncio.sleep(_CRD_PERIOD)
@@ -172,6 +172,7 @@ def _optional(offered: Capabilities) -> list[tuple[str, str]]:
     versions = (
         (offered.disruption_budget, "PodDisruptionBudget"),
         (offered.service_monitor, "ServiceMonitor"),
+        (offered.autoscaler, "HorizontalPodAutoscaler"),
     )
     return [(version, kind) for version, kind in versions if version]
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mii_operator.commands import gateway_container, server_container
-from mii_operator.facts import Facts
+from mii_operator.facts import Capabilities, Facts
 from mii_operator.manifests import children, gateway_deployment, server_deployment
 from mii_spec import sizing
+from mii_spec.reasons import Reason
 from mii_spec.sizing import Choice
 from mii_spec.spec import MIIDeployment, Spec
 
@@ -33,18 +34,22 @@ class Plan:
 class PlanRefused(Exception):  # noqa: N818 - reads as what it is at the raise
     """There is no way to run this manifest here. `reason` is the condition's reason, the message says why."""
 
-    def __init__(self, refusal: sizing.Refusal) -> None:
-        super().__init__(refusal.message)
-        self.reason = refusal.reason
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def plan(deployment: MIIDeployment, facts: Facts) -> Plan:
-    """Raises PlanRefused when no tensor-parallel width serves the model. Same input, same plan."""
+    """Raises PlanRefused: no tensor-parallel width serves the model, or the cluster lacks what is asked for.
+
+    Same input, same plan.
+    """
     choice = choose(deployment.spec, facts)
     server = server_container(deployment, choice)
     gateway = gateway_container(deployment, cluster=facts.cluster is not None)
     if facts.cluster is None:
         return Plan((), server, gateway, replicas(deployment.spec), choice)
+    _check_autoscaler(deployment.spec, facts.cluster.capabilities)
     server = server_deployment.container(deployment, facts.cluster, choice, server)
     gateway = gateway_deployment.container(deployment, facts.cluster, gateway)
     objects = children(deployment, facts.cluster, choice, server=server, gateway=gateway)
@@ -56,8 +61,14 @@ def choose(spec: Spec, facts: Facts) -> Choice:
     model = facts.model.cast(spec.engine.dtype) if facts.model else None
     choice = sizing.choose(model, facts.gpu, request(spec))
     if isinstance(choice, sizing.Refusal):
-        raise PlanRefused(choice)
+        raise PlanRefused(choice.reason, choice.message)
     return choice
+
+
+def _check_autoscaler(spec: Spec, offered: Capabilities) -> None:
+    if spec.autoscaling and spec.autoscaling.by == "hpa" and not offered.autoscaler:
+        needs = "needs autoscaling/v2 (Kubernetes 1.23), which this API server lacks; operator needs nothing"
+        raise PlanRefused("UnsupportedByServer", f"spec.autoscaling.by: hpa {needs}")
 
 
 def request(spec: Spec) -> sizing.Request:

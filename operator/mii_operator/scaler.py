@@ -13,10 +13,11 @@ import aiohttp
 from mii_operator import autoscale, constants, pods
 from mii_operator.autoscale import Sample
 from mii_operator.diff import applied_fields
-from mii_operator.kube import AUTOSCALER, ApiError, Kube, Object
+from mii_operator.kube import AUTOSCALER, MANAGER, ApiError, Kube, Object
+from mii_operator.manifests.meta import component_name
 from mii_operator.observe import Observed, observe, owned
 from mii_operator.probes import Probes
-from mii_operator.store import Key, Store
+from mii_operator.store import ChildKey, Key, Store
 from mii_spec.errors import SpecError
 from mii_spec.spec import Autoscaling, MIIDeployment, parse
 
@@ -60,7 +61,7 @@ class Scaler:
             return
         observed = observe(self._store, key, nodes_visible=False)
         server, scaling = observed.deployment(deployment, constants.SERVER), deployment.spec.autoscaling
-        if server is None or scaling is None:
+        if server is None or scaling is None or scaling.by == "hpa" or _hpa(deployment, observed):
             return
         current = int(server["spec"].get("replicas", 1))
         wanted = await self._wanted(key, observed, scaling, current)
@@ -87,14 +88,27 @@ async def own_replicas(kube: Kube, server: Object, replicas: int) -> Object:
     return await kube.apply({**item, "spec": {"replicas": replicas}}, manager=AUTOSCALER)
 
 
-def owns_replicas(server: Object) -> bool:
-    """Whether the autoscaler has them. If not, applying a plan without them would reset them to 1."""
-    return "f:replicas" in (applied_fields(server, AUTOSCALER) or {}).get("f:spec", {})
+def owns_replicas(server: Object, manager: str) -> bool:
+    """Whether `manager` has applied them. What a plan has applied and then leaves out is reset to 1."""
+    return "f:replicas" in (applied_fields(server, manager) or {}).get("f:spec", {})
+
+
+def _hpa(deployment: MIIDeployment, observed: Observed) -> bool:
+    """Whether there is (still) a HorizontalPodAutoscaler of ours: two must not scale at once."""
+    name = component_name(deployment, constants.SERVER)
+    return ChildKey("HorizontalPodAutoscaler", name) in observed.children
 
 
 async def take_over(kube: Kube, store: Store, deployment: MIIDeployment, observed: Observed) -> None:
-    """Before a plan with autoscaling is applied to a Deployment that ran without."""
+    """Before a plan with autoscaling, which leaves replicas out, is applied to one that ran without."""
     server, scaling = observed.deployment(deployment, constants.SERVER), deployment.spec.autoscaling
-    if scaling and server and owned(server, deployment.metadata.uid) and not owns_replicas(server):
+    if scaling and server and owned(server, deployment.metadata.uid) and unowned(server, scaling):
         replicas = autoscale.clamp(int(server["spec"].get("replicas", 1)), scaling)
         store.put(await own_replicas(kube, server, replicas))
+
+
+def unowned(server: Object, scaling: Autoscaling) -> bool:
+    """Whether replicas would be reset or stuck. A HorizontalPodAutoscaler never starts from none."""
+    if scaling.by == "hpa":
+        return owns_replicas(server, MANAGER) or server["spec"].get("replicas") == 0
+    return not owns_replicas(server, AUTOSCALER)

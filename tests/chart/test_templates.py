@@ -147,7 +147,7 @@ def test_permissions_cover_what_plans_consist_of(render, root):
 def children(path):
     document = yaml.safe_load(path.read_text())
     document["metadata"] |= {"namespace": "prod", "uid": "0f8f-uid"}
-    offered = facts.Capabilities("policy/v1", "monitoring.coreos.com/v1")
+    offered = facts.Capabilities("policy/v1", "monitoring.coreos.com/v1", "autoscaling/v2")
     cluster = facts.Cluster(facts.Images(server="s", gateway="g"), offered)
     gpu = plan.sizing.GpuFacts(memory_bytes=80 * 2**30, per_node=8)
     return plan.plan(parse(document), facts.Facts(gpu=gpu, cluster=cluster)).children

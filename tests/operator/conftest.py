@@ -29,9 +29,11 @@ NEWEST = capabilities(
         "policy/v1/PodDisruptionBudget",
         "policy/v1beta1/PodDisruptionBudget",
         "monitoring.coreos.com/v1/ServiceMonitor",
+        "autoscaling/v1/HorizontalPodAutoscaler",
+        "autoscaling/v2/HorizontalPodAutoscaler",
     }
 )
-OLDEST = capabilities({"policy/v1beta1/PodDisruptionBudget"})
+OLDEST = capabilities({"policy/v1beta1/PodDisruptionBudget", "autoscaling/v2beta2/HorizontalPodAutoscaler"})
 
 MISTRAL = ModelFacts(
     heads=32,

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mii_operator import scaler
 from mii_operator.autoscale import DOWN_WINDOW, Load, Sample, combine, desired, needed
 from mii_spec.spec import Autoscaling
 
@@ -71,3 +72,27 @@ def test_gateways_add_up():
 def test_nonsense_is_no_load(said):
     assert combine([said]) is None
     assert combine([]) is None
+
+
+HPA = Autoscaling(by="hpa", min=2, max=8)
+
+
+def server(replicas, *managers):
+    fields = {"f:spec": {"f:replicas": {}}}
+    owners = [{"manager": name, "operation": "Apply", "fieldsV1": fields} for name in managers]
+    return {"metadata": {"managedFields": owners}, "spec": {"replicas": replicas}}
+
+
+@pytest.mark.parametrize(
+    ("replicas", "managers", "scaling", "taken"),
+    [
+        (3, ["mii-operator"], SCALING, True),  # the plan set them, and would reset them
+        (3, ["mii-operator-autoscaler"], SCALING, False),
+        (3, [], SCALING, True),
+        (3, ["mii-operator"], HPA, True),
+        (3, [], HPA, False),  # the HorizontalPodAutoscaler's own
+        (0, ["mii-operator-autoscaler"], HPA, True),  # which starts none
+    ],
+)
+def test_replicas_are_taken_over_before_a_plan_leaves_them_out(replicas, managers, scaling, taken):
+    assert scaler.unowned(server(replicas, *managers), scaling) is taken

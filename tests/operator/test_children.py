@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from mii_operator.plan import plan
+from mii_operator.plan import PlanRefused, plan
 from mii_spec.launch import GatewayArgs, ServerArgs, parse
 
 
@@ -75,6 +75,25 @@ def test_services_find_the_pods_they_are_for(deployment, facts):
     assert child(made, "Service", "mistral-server")["spec"]["clusterIP"] == "None"
     ports = child(made, "Service", "mistral")["spec"]["ports"]
     assert {p["name"]: p["port"] for p in ports} == {"http": 80, "grpc": 50050}
+
+
+def test_an_hpa_only_in_the_operators_place(deployment, facts, oldest):
+    scaling = {"min": 2, "max": 4, "targetUtilization": 0.35}
+    assert not [
+        c for c in plan(deployment(autoscaling=scaling), facts()).children if "Autoscaler" in c["kind"]
+    ]
+    by_hpa = deployment(autoscaling={**scaling, "by": "hpa"})
+    made = plan(by_hpa, facts())
+    hpa = child(made, "HorizontalPodAutoscaler", "mistral-server")
+    assert hpa["apiVersion"] == "autoscaling/v2"
+    target = child(made, "Deployment", hpa["spec"]["scaleTargetRef"]["name"])
+    assert "replicas" not in target["spec"]
+    [metric] = hpa["spec"]["metrics"]
+    assert child(made, "Service", metric["object"]["describedObject"]["name"])
+    assert metric["object"]["target"]["averageValue"] == "350m"
+    with pytest.raises(PlanRefused, match=r"^spec\.autoscaling\.by: hpa needs autoscaling/v2") as refused:
+        plan(by_hpa, facts(capabilities=oldest))
+    assert refused.value.reason == "UnsupportedByServer"
 
 
 def test_replicas_belong_to_the_autoscaler_while_it_is_set(deployment, facts):

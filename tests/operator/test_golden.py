@@ -19,6 +19,7 @@ CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "llama-70b-tensor-parallel": ("llama-70b-tensor-parallel", "newest", 8, {"free_gpus": 2}),
     "volume-cache": ("volume-cache", "newest", 8, {}),
     "autoscaling": ("autoscaling", "newest", 8, {}),
+    "autoscaling-hpa": ("autoscaling-hpa", "newest", 8, {}),
     "gateway-keys-tls": ("gateway-keys-tls", "newest", 8, {}),
 }
 

@@ -253,6 +253,10 @@ def test_more_gpus_than_there_are(cluster, namespace, start, deploy, condition):
         ({"revision": "v1"}, "spec.revision"),
         ({"autoscaling": {"min": 3, "max": 2}}, "spec.autoscaling.min"),
         ({"autoscaling": {"min": 0, "max": 2}}, "spec.autoscaling.idleAfter"),
+        (
+            {"autoscaling": {"by": "hpa", "min": 0, "max": 2, "idleAfter": "5m"}},
+            "spec.autoscaling.min",
+        ),
         ({"cache": {"size": "1Gi", "claimName": "x"}}, "spec.cache.size"),
         ({"model": "pvc://claim/../x"}, "spec.model"),
         ({"rollout": {"drainTimeout": "2h"}}, "spec.rollout.drainTimeout"),
@@ -351,6 +355,23 @@ def test_an_idle_model_goes_to_none_and_a_request_wakes_it(
     condition("Ready", "ScaledToZero")
     load.update(waiting=2, idle_seconds=0.0, replicas=[])
     condition("Ready", "Ready")
+
+
+def test_an_hpa_is_refused_or_scales_alone(cluster, namespace, start, deploy, condition):
+    """Where autoscaling/v2 is. Without it, it is refused and what runs stays."""
+    start()
+    deploy(replicas=2)
+    condition("Ready", "Ready")
+    deploy(replicas=2, autoscaling={"by": "hpa", "min": 1, "max": 3})
+    if "autoscaling/v2\n" not in cluster.kubectl("api-versions"):
+        assert "spec.autoscaling.by" in condition("Accepted", "UnsupportedByServer")["message"]
+        assert cluster.get(namespace, "mii", "m")["status"]["summary"] == "2/2"
+        return
+    hpa = cluster.wait(lambda: cluster.get(namespace, "hpa", "m-server"))
+    assert (hpa["spec"]["minReplicas"], hpa["spec"]["maxReplicas"]) == (1, 3)
+    assert cluster.get(namespace, "deploy", "m-server")["spec"]["replicas"] == 2
+    deploy(replicas=2, autoscaling={"min": 1, "max": 3})
+    cluster.wait(lambda: not cluster.get(namespace, "hpa"))
 
 
 def test_scale(cluster, namespace, start, deploy, condition):

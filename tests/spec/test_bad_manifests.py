@@ -92,6 +92,13 @@ BAD_SPECS = [
     ({"autoscaling": {"min": 1, "max": 2, "idleAfter": "5m"}}, "spec.autoscaling.idleAfter", "min: 0"),
     ({"autoscaling": {"min": 0, "max": 2, "idleAfter": "1s"}}, "spec.autoscaling.idleAfter", "from 1m"),
     ({"autoscaling": {"min": 1, "max": 0}}, "spec.autoscaling.max", "at least 1"),
+    ({"autoscaling": {"by": "keda", "min": 1, "max": 2}}, "spec.autoscaling.by", "'hpa'"),
+    ({"autoscaling": {"by": "hpa", "min": 0, "max": 2}}, "spec.autoscaling.min", "at least 1 with by: hpa"),
+    (
+        {"autoscaling": {"by": "hpa", "min": 0, "max": 2, "idleAfter": "5m"}},
+        "spec.autoscaling.min",
+        "cannot scale to zero",
+    ),
     (
         {"autoscaling": {"min": 1, "max": 2, "targetUtilization": 0}},
         "spec.autoscaling.targetUtilization",

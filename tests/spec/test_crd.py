@@ -161,6 +161,8 @@ RULED = [
     ({"autoscaling": {"min": 0, "max": 2, "idleAfter": "1h"}}, True),
     ({"autoscaling": {"min": 1, "max": 2, "idleAfter": "1h"}}, False),
     ({"autoscaling": {"min": 0, "max": 2, "idleAfter": "59s"}}, False),
+    ({"autoscaling": {"by": "hpa", "min": 1, "max": 2}}, True),
+    ({"autoscaling": {"by": "hpa", "min": 0, "max": 2, "idleAfter": "1h"}}, False),
     ({"gateway": {"queue": {"timeout": "99ms"}}}, False),
     ({"gateway": {"queue": {"timeout": "1h"}}}, True),
     ({"rollout": {"drainTimeout": "0s", "startupTimeout": "24h"}}, True),

@@ -5,6 +5,7 @@ from copy import deepcopy
 from mii_operator.facts import Cluster
 from mii_operator.manifests import (
     access,
+    autoscaler,
     availability,
     gateway_deployment,
     monitoring,
@@ -30,6 +31,7 @@ def children(
         *availability.objects(deployment, cluster),
         server_deployment.build(deployment, cluster, choice, server),
         gateway_deployment.build(deployment, cluster, gateway),
+        *autoscaler.objects(deployment, cluster),
         *monitoring.objects(deployment, cluster),
     )
     return tuple(map(deepcopy, objects))

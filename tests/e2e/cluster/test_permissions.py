@@ -22,6 +22,7 @@ ALLOWED = {
         "batch/jobs": OWN,
         "networking.k8s.io/networkpolicies": OWN,
         "policy/poddisruptionbudgets": OWN,
+        "autoscaling/horizontalpodautoscalers": OWN,
         "rbac.authorization.k8s.io/roles": OWN,
         "rbac.authorization.k8s.io/rolebindings": OWN,
         "monitoring.coreos.com/servicemonitors": OWN,
