@@ -78,6 +78,9 @@ def progressing(view: View) -> Judgement:
     if problem := view.trouble:
         return Judgement("False", problem.reason, problem.message)
     if not view.server:
+        verdict = view.verdict
+        if verdict.plan is None:
+            return Judgement("False", verdict.reason, verdict.message)
         return Judgement("True", "Creating", "the servers are about to be created")
     if settle.rolling(view.server):
         return _rolling(view)

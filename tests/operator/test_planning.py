@@ -153,6 +153,11 @@ def test_a_refused_change_shows_what_still_runs(decided, deployment):
     assert refused["summary"] == "1/1"
 
 
+def test_a_refusal_before_anything_exists_is_no_progress(deployment):
+    found = conditions(build(verdict.refuse("InvalidSpec", "spec.gpus: …"), deployment))
+    assert (found["Progressing"]["status"], found["Progressing"]["reason"]) == ("False", "InvalidSpec")
+
+
 def test_events_tell_of_changes_once(decided, deployment):
     made = decided(seen(), gpus=0)
     first = build(made, deployment)
