@@ -64,7 +64,7 @@ class Meaning(NamedTuple):
 MEANINGS: dict[Reason, Meaning] = {
     "Ready": Meaning("Every replica that is wanted takes requests."),
     "ScaledToZero": Meaning("No replica is wanted. With autoscaling the next request starts one."),
-    "Planned": Meaning("The manifest is in order. The message says how the width was chosen."),
+    "Planned": Meaning("The manifest is in order; the message says how the width was chosen."),
     "InvalidSpec": Meaning(
         "The manifest cannot be served; what ran before runs on.",
         "Correct the fields that the message names and apply it again.",
@@ -110,7 +110,7 @@ MEANINGS: dict[Reason, Meaning] = {
         "Wait. If it lasts, look for pods and finalizers that hold them up.",
     ),
     "AllScheduled": Meaning("Every replica has a node."),
-    "NoPods": Meaning("There is no pod to schedule yet."),
+    "NoPods": Meaning("There is nothing to schedule yet."),
     "WaitingForGPU": Meaning(
         "No node has as many free GPUs as one replica needs.",
         "Free GPUs, add nodes, or lower spec.gpus or spec.replicas; if nodes are there but not counted, "
@@ -171,5 +171,5 @@ MEANINGS: dict[Reason, Meaning] = {
         "Remove the cause that the message names, then delete the Job NAME-fetch-…: it is made anew.",
     ),
     "GatewayReady": Meaning("A gateway takes requests."),
-    "GatewayStarting": Meaning("No gateway is ready yet. It takes seconds, unless its pod is in trouble."),
+    "GatewayStarting": Meaning("It takes seconds, unless its pod is in trouble."),
 }
