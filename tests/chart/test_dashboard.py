@@ -5,10 +5,12 @@ import re
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from mii.server.metrics import Metrics as ServerMetrics
 from mii_gateway.metrics import Metrics as GatewayMetrics
+from mii_operator.manifests.autoscaler import METRIC
 from mii_operator.metrics import Metrics as OperatorMetrics
 
 SCRAPED = {"namespace", "service", "pod", "job", "instance", "le"}  # labels that Prometheus adds
@@ -64,6 +66,30 @@ def test_every_label_is_on_its_metrics(dashboard, metrics):
         wanted = {label for group in labels for label in group.split(",")} - SCRAPED
         for name in names(query):
             assert wanted <= metrics[name], query
+
+
+@pytest.fixture(scope="module")
+def alerts(root):
+    """The example rules of docs/operations.md."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (root / "docs/operations.md").read_text(), re.DOTALL)
+    [rule] = [doc for doc in map(yaml.safe_load, blocks) if doc.get("kind") == "PrometheusRule"]
+    return [alert for group in rule["spec"]["groups"] for alert in group["rules"]]
+
+
+def test_alerts_ask_for_metrics_and_labels_that_there_are(alerts, metrics):
+    assert len({alert["alert"] for alert in alerts}) == len(alerts) > 5
+    for alert in alerts:
+        asked = re.findall(r"\b(mii[:_][a-z0-9_:]+)(?:\{([^}]*)\})?", alert["expr"])
+        grouped = {label for by in re.findall(r"by \(([^)]*)\)", alert["expr"]) for label in by.split(", ")}
+        assert asked
+        for name, selector in asked:
+            labels = grouped | set(re.findall(r"(\w+)[!=]", selector))
+            assert labels - SCRAPED <= metrics[name], alert["alert"]
+
+
+def test_the_metric_of_an_hpa_is_the_one_that_the_adapters_rule_names(root, metrics):
+    assert METRIC in metrics
+    assert f'seriesQuery: {METRIC}{{namespace!="", service!=""}}' in (root / "docs/operations.md").read_text()
 
 
 def test_panels_have_titles_queries_and_room(dashboard):

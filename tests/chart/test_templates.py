@@ -296,6 +296,7 @@ def test_notes_name_what_was_installed(render_text):
     notes = next(text for path, text in render_text(EVERYTHING).items() if path.endswith("NOTES.txt"))
     assert "team-a, team-b" in notes
     assert "helm test mii -n mii-system" in notes
+    assert "kubectl mii status" in notes
     assert "kubectl delete crd" in notes
 
 

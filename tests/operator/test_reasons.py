@@ -36,6 +36,13 @@ def test_what_can_be_given_is_explained_and_nothing_else(given):
     assert given == set(MEANINGS) == set(get_args(Reason))
 
 
+def test_the_page_for_operators_has_them_all(root):
+    rows = [f"| `{reason}` | {' | '.join(filter(None, meaning))} |" for reason, meaning in MEANINGS.items()]
+    page = (root / "docs/operations.md").read_text()
+    missing = [row for row in rows if row not in page]
+    assert not missing, "docs/operations.md lacks\n\n" + "\n".join(missing)
+
+
 def test_explanations_are_sentences():
     for words, advice in MEANINGS.values():
         assert words.endswith(".")
