@@ -104,6 +104,7 @@ ALLOWED = [
     ("create", "deployments.apps"),
     ("delete", "persistentvolumeclaims"),
     ("patch", "roles.rbac.authorization.k8s.io"),
+    ("create", "horizontalpodautoscalers.autoscaling"),
     ("get", "secrets"),
     ("get", "pods/log"),
     ("create", "events"),

@@ -78,9 +78,13 @@ def test_json(kubectl, resource, capsys):
 
 
 def test_what_may_not_be_read_is_named_and_the_rest_shown(kubectl, resource, capsys):
-    kubectl({ONE: resource(READY), "get events": "Error from server (Forbidden): events is forbidden"})
+    forbidden = "Error from server (Forbidden): {} is forbidden: User cannot list"
+    two = "\n".join(map(forbidden.format, ("jobs.batch", "deployments.apps")))
+    kubectl({ONE: resource(READY), "get pods": two, "get events": "Unable to connect to the server"})
     assert cli.main(["status", "m"]) == 0
-    assert "not shown: Error from server (Forbidden): events is forbidden" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "not shown: jobs.batch, deployments.apps: not permitted\n" in said
+    assert "not shown: Unable to connect to the server; is the cluster up" in said
 
 
 def test_a_name_that_is_not_there(kubectl, resource, capsys):

@@ -82,6 +82,12 @@ _HINTS: Mapping[str, str] = {
 }
 
 
+def unread(complaint: str) -> str:
+    """What of several kinds could not be read, in one line. Pure."""
+    forbidden = re.findall(r"\(Forbidden\): (\S+) is forbidden", complaint)
+    return f"{', '.join(forbidden)}: not permitted" if forbidden else str(failure(complaint))
+
+
 def items(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Of a List."""
     return list(found.get("items") or ())

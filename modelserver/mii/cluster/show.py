@@ -18,7 +18,7 @@ _ENGINE = {  # keys of status.engine, and how people say them
     "kvBlocks": "{} KV blocks of 64 tokens",
     "maxModelLen": "at most {} tokens",
     "revision": "commit {}",
-    "loadSeconds": "loaded in {} s",
+    "loadSeconds": "loaded in {:.1f} s",
 }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from mii.cluster import report, show
-from mii.cluster.kubectl import RESOURCE, Kubectl, KubectlFailed, items
+from mii.cluster.kubectl import RESOURCE, Kubectl, KubectlFailed, items, unread
 from mii.cluster.report import Report, Summary
 from mii.errors import MIIError
 
@@ -85,7 +85,7 @@ def _report(args: argparse.Namespace, kubectl: Kubectl, now: datetime) -> Report
     events, second = kubectl.get_some("events")
     command = f"kubectl --context {quote(args.context)}" if args.context else "kubectl"
     made = report.report(resource, items(children), items(events), now, kubectl=command)
-    return replace(made, notes=[note for note in (complaint, second) if note])
+    return replace(made, notes=[unread(words) for words in (complaint, second) if words])
 
 
 def _resource(args: argparse.Namespace, kubectl: Kubectl) -> dict[str, Any]:
@@ -109,7 +109,8 @@ def _exit_code(rows: Sequence[Summary]) -> int:
 
 
 def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+    """Without emoji: what stands between colons in messages is meant."""
+    return Console(emoji=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def _print_json(document: Any) -> None:
