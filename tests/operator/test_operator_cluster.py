@@ -181,8 +181,8 @@ def test_what_is_as_it_should_be_is_not_written(cluster, namespace, start, deplo
     condition("Ready", "Ready")
     cluster.wait(lambda: _settled(operator))
     before, writes = versions(cluster, namespace), operator.writes()
-    cluster.kubectl("label", "mii", "m", "-n", namespace, "touched=yes")
     reconciles = operator.metrics()["mii_operator_reconcile_seconds_count"]
+    cluster.kubectl("label", "mii", "m", "-n", namespace, "touched=yes")
     cluster.wait(lambda: operator.metrics()["mii_operator_reconcile_seconds_count"] > reconciles)
     assert operator.writes() == writes
     after = versions(cluster, namespace)
