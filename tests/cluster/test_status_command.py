@@ -38,6 +38,20 @@ def test_a_ready_one_is_0_and_says_how_to_ask_it(kubectl, resource, capsys):
     assert all(words[-2:] == ["--context", "here"] for words in calls(made))
 
 
+def test_the_engines_figures(kubectl, resource, capsys):
+    loaded = resource(READY)
+    figures = {"kvBlocks": 9000, "maxModelLen": 8192, "revision": "c0ffee", "loadSeconds": 31.234}
+    loaded["status"]["engine"] = {"tensorParallel": 2, "device": "NVIDIA H100", **figures}
+    kubectl({ONE: loaded})
+    cli.main(["status", "m"])
+    said = capsys.readouterr().out
+    assert "org/model, 0/1 replicas ready, 2 GPUs each" in said
+    assert (
+        "NVIDIA H100, tensor parallel 2, 9000 KV blocks of 64 tokens, at most 8192 tokens, commit c0ffee, "
+        "loaded in 31.2 s"
+    ) in said
+
+
 def test_a_stuck_one_is_3_and_says_why(kubectl, resource, pod, capsys):
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
     stuck = pod(containerStatuses=[{"name": "server", "restartCount": 2, "state": waiting}])
