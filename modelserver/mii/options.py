@@ -58,9 +58,9 @@ class MIIOptions(BaseModel):
     temperature: float | None = Field(None, gt=0, le=MAX_TEMPERATURE)
     do_sample: bool = True
     return_full_text: bool = False
-    stop: Annotated[list[StopString], BeforeValidator(as_list), WithJsonSchema(STRING_OR_LIST)] = Field(
-        default=[], max_length=MAX_STOPS
-    )
+    stop: Annotated[
+        list[StopString], Field(fail_fast=True), BeforeValidator(as_list), WithJsonSchema(STRING_OR_LIST)
+    ] = Field(default=[], max_length=MAX_STOPS)
     stream: bool = False
     seed: int | None = Field(None, description="same seed and prompts, same text; default: drawn at random")
 

@@ -11,6 +11,9 @@ def conflict(field: str, text: str) -> PydanticCustomError:
     return PydanticCustomError("conflict", "{text}", {"field": field, "text": text})
 
 
+MANY = 1000  # problems; to list more takes the event loop's time, up to a minute of it for one request
+
+
 class Problem(NamedTuple):
     message: str
     param: str | None  # "messages[0].content", as the user wrote it
@@ -18,7 +21,12 @@ class Problem(NamedTuple):
 
 
 def first_problem(error: ValidationError, document: Any) -> Problem:
-    """The first thing that is wrong with `document`, the parsed value that failed to validate."""
+    """The first thing that is wrong with `document`, the parsed value that failed to validate.
+
+    Lists should be validated with fail_fast, so that only the fields of objects can be wrong by the million.
+    """
+    if error.error_count() > MANY:
+        return Problem(f"{error.error_count()} fields are wrong or unknown", None)
     problems = error.errors(include_url=False)
     first = problems[0]
     missing, unknown = first["type"] == "missing", first["type"] == "extra_forbidden"

@@ -150,6 +150,57 @@ async def test_malformed_bodies(http, engine, path, body):
     assert engine.prompts == []
 
 
+FAULTY_LISTS = [
+    (completion(prompt=[-1] * 1000), "prompt[0]"),
+    (completion(prompt=[""] * 1000), "prompt[0]"),
+    (completion(prompt=[[504], *[[]] * 1000]), "prompt[1]"),
+    (completion(prompt=[[504, *[-1] * 1000]]), "prompt[0][1]"),
+    (completion(stop=[5] * 1000), "stop[0]"),
+    (completion(stop_token_ids=[-1] * 1000), "stop_token_ids[0]"),
+    (chat(messages=[*HI, *[5] * 1000]), "messages[1]"),
+    (chat(messages=[{"role": "user", "content": [5] * 1000}]), "messages[0].content[0]"),
+    (chat(messages=[{"role": "assistant", "tool_calls": [5] * 1000}]), "messages[0].tool_calls[0]"),
+    (chat(tools=[5] * 1000), "tools[0]"),
+    (chat(modalities=["audio"] * 1000), "modalities[0]"),
+    (mii(prompts=[5] * 1000), "prompts[0]"),
+    (mii(stop=[5] * 1000), "stop[0]"),
+]
+
+
+@pytest.mark.parametrize(("request_", "param"), FAULTY_LISTS, ids=[case[1] for case in FAULTY_LISTS])
+async def test_a_list_is_read_up_to_its_first_fault(http, request_, param):
+    """To note every fault of a body of 16 MB would hold up everybody else for half a minute."""
+    path, body = request_
+    async with http.post(path, json=body) as response:
+        assert response.status == 400
+        error = (await response.json())["error"]
+    assert error["param"] == param
+    assert "more" not in error["message"]
+
+
+@pytest.mark.parametrize("case", [completion(), chat(), mii()], ids=["completion", "chat", "mii"])
+async def test_faults_beyond_counting_are_counted_only(http, case):
+    path, body = case
+    async with http.post(path, json=body | {f"surprise{i}": 1 for i in range(2000)}) as response:
+        assert response.status == 400
+        assert "2000 fields are wrong or unknown" in (await response.json())["error"]["message"]
+
+
+async def test_tool_arguments_nested_too_deep(http):
+    calls = [{"id": "1", "function": {"name": "f", "arguments": "[" * 100_000}}]
+    async with http.post(CHAT, json={"messages": [{"role": "assistant", "tool_calls": calls}]}) as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["param"] == "messages[0].tool_calls[0].function.arguments"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_body_that_is_not_encoded_as_it_says(http, encoding):
+    headers = {"Content-Encoding": encoding, "Content-Type": "application/json"}
+    async with http.post(COMPLETIONS, data=b'{"prompt": "hi"}', headers=headers, compress=False) as response:
+        assert response.status == 400
+        assert "Content-Encoding" in (await response.json())["error"]["message"]
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
 async def test_numbers_that_are_none(http, number):
     async with http.post(CHAT, data=f'{{"messages": {json.dumps(HI)}, "temperature": {number}}}') as response:

@@ -66,7 +66,7 @@ def _plain_call(call: Any, where: str) -> dict[str, Any]:
 def _parse(arguments: str, where: str) -> Any:
     try:
         return json.loads(arguments) if arguments.strip() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _invalid(f"is not JSON: {error}", where) from error
 
 

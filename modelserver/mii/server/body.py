@@ -35,18 +35,27 @@ async def _read(request: web.Request) -> bytes:
     try:
         async with asyncio.timeout(READ_SECONDS):
             return await request.read()
+    except web.RequestPayloadError:
+        raise ApiError(
+            400,
+            "the body is not encoded as Content-Encoding or Transfer-Encoding says",
+            code="invalid_encoding",
+        ) from None
     except TimeoutError:
         raise ApiError(408, f"the body did not arrive within {READ_SECONDS:.0f} s") from None
 
 
 def _refusal(error: ValidationError, body: bytes) -> ApiError:
-    if error.errors()[0]["type"] == "json_invalid":
-        return ApiError(400, f"the body is not valid JSON: {_json_fault(error)}", code="invalid_json")
+    if fault := _json_fault(error):
+        return ApiError(400, f"the body is not valid JSON: {fault}", code="invalid_json")
     problem = first_problem(error, from_json(body))
     return ApiError(
         400, problem.message, param=problem.param, code="unknown_field" if problem.unknown else None
     )
 
 
-def _json_fault(error: ValidationError) -> str:
+def _json_fault(error: ValidationError) -> str | None:
+    """What is wrong with the body as JSON, if that is what is wrong: then it is the only error."""
+    if error.error_count() > 1 or error.errors()[0]["type"] != "json_invalid":
+        return None
     return error.errors()[0]["msg"].removeprefix("Invalid JSON: ")

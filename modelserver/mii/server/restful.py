@@ -21,7 +21,7 @@ from mii.server.sse import event, respond
 class MIIRequest(MIIOptions):
     prompts: Annotated[
         list[Annotated[str, Field(min_length=1)]],
-        Field(min_length=1),
+        Field(fail_fast=True, min_length=1),
         BeforeValidator(as_list),
         WithJsonSchema(STRING_OR_LIST),
     ]

@@ -20,7 +20,7 @@ def _content_kind(value: Any) -> str | None:
 
 
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[TextPart], Tag("parts")],
+    Annotated[str, Tag("text")] | Annotated[list[TextPart], Field(fail_fast=True), Tag("parts")],
     Discriminator(
         _content_kind,
         custom_error_type="content",
@@ -45,7 +45,7 @@ class Message(RequestModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
     refusal: Unsupported = None
     audio: Unsupported = None
@@ -76,12 +76,14 @@ class Tool(RequestModel):
 
 
 class ChatRequest(GenerationRequest):
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1, description="default: what the model's length leaves")
     max_completion_tokens: int | None = Field(None, ge=1, description="the newer name of max_tokens")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    tools: list[Tool] | None = Field(None, description="given to the chat template; the answer is text")
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = Field(
+        None, description="given to the chat template; the answer is text"
+    )
     tool_choice: Literal["none", "auto"] | None = None
     add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -91,7 +93,7 @@ class ChatRequest(GenerationRequest):
     metadata: dict[str, str] | None = None
     store: Unset = None
     service_tier: Literal["auto", "default"] | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 

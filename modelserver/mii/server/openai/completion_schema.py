@@ -11,7 +11,7 @@ from mii.validation import conflict
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 Text = Annotated[str, Field(min_length=1)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
 
 
 def _prompt_kind(value: Any) -> str | None:
@@ -26,8 +26,8 @@ def _prompt_kind(value: Any) -> str | None:
 Prompt = Annotated[
     Annotated[Text, Tag("text")]
     | Annotated[TokenIds, Tag("ids")]
-    | Annotated[list[Text], Field(min_length=1), Tag("texts")]
-    | Annotated[list[TokenIds], Field(min_length=1), Tag("id_lists")],
+    | Annotated[list[Text], Field(fail_fast=True, min_length=1), Tag("texts")]
+    | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1), Tag("id_lists")],
     Discriminator(
         _prompt_kind,
         custom_error_type="prompt",

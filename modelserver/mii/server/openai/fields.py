@@ -22,7 +22,10 @@ def _refuse(value: Any) -> None:
 Unsupported = Annotated[None, BeforeValidator(_refuse), WithJsonSchema({"type": "null"})]
 Unset = Annotated[Literal[False] | None, "an option of which only the default is served"]
 Stops = Annotated[
-    list[StopString], Field(max_length=MAX_STOPS), BeforeValidator(as_list), WithJsonSchema(STRING_OR_LIST)
+    list[StopString],
+    Field(fail_fast=True, max_length=MAX_STOPS),
+    BeforeValidator(as_list),
+    WithJsonSchema(STRING_OR_LIST),
 ]
 TokenId = Annotated[int, Field(ge=0)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -66,7 +69,7 @@ class GenerationRequest(RequestModel):
     repetition_penalty: float | None = Field(None, gt=0)
     ignore_eos: bool | None = None
     min_tokens: int | None = Field(None, ge=0)
-    stop_token_ids: list[TokenId] | None = Field(None, max_length=MAX_STOPS)
+    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = Field(None, max_length=MAX_STOPS)
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
