@@ -37,15 +37,19 @@ def kubectl_plugin(argv: Sequence[str] | None = None) -> int:
 def _run(program: str, commands: Mapping[str, tuple[str, str]], argv: Sequence[str] | None) -> int:
     # gRPC's handlers for fork() only log that they were skipped: these processes fork to exec at once.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return _run_command(program, commands, sys.argv[1:] if argv is None else list(argv))
+    except KeyboardInterrupt:  # perhaps while the subcommand was still being imported
+        return 130
+
+
+def _run_command(program: str, commands: Mapping[str, tuple[str, str]], words: Sequence[str]) -> int:
     args = _parser(program, commands, words).parse_args(words)
     try:
         code: int = args.run(args)
     except (MIIError, OSError) as error:
         print(f"{program} {args.command}: error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
     return code
 
 

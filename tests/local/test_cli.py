@@ -40,6 +40,14 @@ def test_ctrl_c_is_130(monkeypatch):
     assert cli.main(["list"]) == 130
 
 
+def test_ctrl_c_during_the_imports_is_130(monkeypatch):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.importlib, "import_module", interrupted)
+    assert cli.main(["list"]) == 130
+
+
 def test_listing_imports_neither_torch_nor_the_server():
     code = "import sys; from mii.cli import main; main(['list']); print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -95,6 +95,22 @@ def test_ctrl_c_while_starting_leaves_nothing(fake, alive, monkeypatch):
     assert gone(alive, fake)
 
 
+def test_ctrl_c_before_the_supervisor_has_forked_leaves_nothing(fake, alive, monkeypatch):
+    wait = subprocess.Popen.wait
+
+    def interrupt(process):
+        monkeypatch.setattr(subprocess.Popen, "wait", wait)
+        raise KeyboardInterrupt
+
+    plan = fake.plan()
+    state.prepare(plan.name)
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        launch.start(plan)
+    assert state.running() == []
+    assert gone(alive, fake)
+
+
 def test_a_killed_supervisor_takes_everything_along(fake, alive):
     record = started(fake.plan())
     os.kill(record.pid, signal.SIGKILL)

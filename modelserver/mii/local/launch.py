@@ -27,8 +27,9 @@ def launch(config: MIIConfig) -> None:
 
 def start(prepared: LocalPlan) -> None:
     """Runs a prepared plan under a detached supervisor; as launch does."""
-    supervisor = _start(prepared)
+    supervisor = _spawn(prepared)
     try:
+        _hand_over(prepared, supervisor)
         _wait_ready(prepared, supervisor)
     except BaseException:
         _end(prepared.name, supervisor)
@@ -36,6 +37,7 @@ def start(prepared: LocalPlan) -> None:
     finally:
         assert supervisor.stdout
         supervisor.stdout.close()
+        supervisor.wait()  # it has ended, or forked the process that stays
 
 
 def prepare(config: MIIConfig) -> LocalPlan:
@@ -76,20 +78,22 @@ def _cpu_share(config: MIIConfig) -> list[str]:
     return plan.cpu_threads(args, cores=devices.usable_cores(), replicas=config.model_conf.replica_num)
 
 
-def _start(prepared: LocalPlan) -> "subprocess.Popen[bytes]":
+def _spawn(prepared: LocalPlan) -> "subprocess.Popen[bytes]":
     with open(_supervisor_log(prepared.name), "ab") as log:
-        supervisor = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "mii.local"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,  # survives this script and its terminal
         )
+
+
+def _hand_over(prepared: LocalPlan, supervisor: "subprocess.Popen[bytes]") -> None:
     assert supervisor.stdin
     with supervisor.stdin as stdin:
         stdin.write(msgspec.json.encode(prepared))
-    supervisor.wait()  # it has forked the process that stays
-    return supervisor
+    supervisor.wait()
 
 
 def _wait_ready(prepared: LocalPlan, supervisor: "subprocess.Popen[bytes]") -> None:
