@@ -59,7 +59,7 @@ def _pattern(pattern: str, maximum: int) -> Any:
 Auto = Literal["auto"]
 Gpus = Annotated[int | Auto, AutoOr(0, 64)]
 Width = Annotated[int | Auto, AutoOr(1, 64)]
-ModelLength = Annotated[int | Auto, AutoOr(1, 16_777_216)]
+ModelLength = Annotated[int | Auto, AutoOr(2, 16_777_216)]
 TokenBudget = Annotated[int | Auto, AutoOr(1, 1_048_576)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Replicas = Annotated[int, Field(ge=0, le=1000)]

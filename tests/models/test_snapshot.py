@@ -42,6 +42,7 @@ def test_names_elsewhere(model: str, expected: object) -> None:
         ("s3://bucket/model", "s3:// is not supported"),
         (f"{HUB}/org/name", "only .gguf files are loaded by URL"),
         ("https://user:secret@files.example/b.bin?key=secret", "https://files.example/b.bin: only"),
+        ("https://user:secret@files.example/b.gguf", "a user or password is not supported"),
     ],
 )
 def test_names_that_mean_nothing(model: str, message: str) -> None:

@@ -52,6 +52,7 @@ BAD_SPECS = [
     ({"engine": {"dtype": "int8"}}, "spec.engine.dtype", "'bfloat16'"),
     ({"engine": {"quantization": "fp4"}}, "spec.engine.quantization", "'none'"),
     ({"engine": {"maxModelLen": 0}}, "spec.engine.maxModelLen", "auto or an integer"),
+    ({"engine": {"maxModelLen": 1}}, "spec.engine.maxModelLen", "from 2 to"),
     ({"engine": {"tokenBudget": "big"}}, "spec.engine.tokenBudget", "auto or an integer"),
     ({"engine": {"kvMemoryFraction": 0}}, "spec.engine.kvMemoryFraction", "more than 0"),
     ({"engine": {"kvMemoryFraction": 1.1}}, "spec.engine.kvMemoryFraction", "at most 1"),

@@ -17,6 +17,7 @@ from mii.models.snapshot import Snapshot, fetch
 from mii.models.weights import RandomWeights, WeightReader, open_checkpoint
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_NO_DEVICE = "device {!r} is none of auto, cpu, cuda, cuda:N"
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,14 @@ def load_model(config: EngineConfig) -> LoadedModel:
 def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # torch knows no such kind of device
+        raise ModelLoadError(_NO_DEVICE.format(name)) from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelLoadError(f"device {name!r}: torch sees no CUDA device here; use device='cpu' or 'auto'")
     if device.type not in ("cpu", "cuda"):
-        raise ModelLoadError(f"device {name!r} is none of auto, cpu, cuda, cuda:N")
+        raise ModelLoadError(_NO_DEVICE.format(name))
     return device
 
 

@@ -56,6 +56,8 @@ def _url(model: str, revision: str, endpoint: str) -> LocalPath | HubModel | Rem
         raise ModelLoadError(f"{model}: {url.scheme}:// is not supported; a model is {_FORMS}")
     if not url.path.endswith(".gguf"):
         raise ModelLoadError(f"{shown(model)}: only .gguf files are loaded by URL; a model is {_FORMS}")
+    if "@" in url.netloc:
+        raise ModelLoadError(f"{shown(model)}: a URL with a user or password is not supported")
     on_hub = _HUB_FILE.fullmatch(unquote(model.removeprefix(endpoint.rstrip("/")).partition("?")[0]))
     if on_hub:
         return HubModel(on_hub["repo"], on_hub["revision"], on_hub["file"])

@@ -105,7 +105,7 @@ class Server:
         try:
             engine = await unless(self.service.stop_requested, self._start_engine(engine_config(self._args)))
         except MIIError as error:
-            log.error("cannot load %s: %s", self._args.model, error)
+            log.error("cannot load the model: %s", error)
             return FAILED
         except Exception:
             log.exception("cannot start the engine for %s", self._args.model)
