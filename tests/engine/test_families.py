@@ -96,6 +96,39 @@ def test_greedy_tokens_equal_transformers(
         assert got.token_ids == expected(prompt, 24), f"prompt of {len(prompt)} tokens"
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("family", ["llama", "mistral-window", "qwen2"])
+def test_no_schedule_changes_the_tokens(
+    family: str,
+    overlap: bool,
+    tiny_model: Callable[..., Path],
+    truth: Callable[[Path], Any],
+    make_engine: Any,
+    run: Any,
+) -> None:
+    """Budgets from 16 to 4096, prefixes found in the cache, and a cache three times too small."""
+    directory = tiny_model(CONFIGS[family]())
+    expected, draw = truth(directory), random.Random(11)
+    sampling = SamplingParams(max_tokens=24, temperature=0.0)
+    prefix = [draw.randrange(3, 512) for _ in range(130)]
+    prompts = [[draw.randrange(3, 512) for _ in range(length)] for length in (1, 17, 64, 65, 128, 200)]
+    prompts += [[*prefix, token] for token in (3, 4, 5)]
+    tokens = [expected(prompt, 24) for prompt in prompts]
+    for budget in (16, 64, 4096):
+        engine = make_engine(directory, token_budget=budget, kv_blocks=64, overlap=overlap)
+        for _ in range(2):  # the second time most of the prompts' blocks are there
+            ran = run(engine, [(prompt, sampling) for prompt in prompts])
+            assert [it.token_ids for it in ran] == tokens, f"budget {budget}"
+        assert [it.cached_tokens for it in ran] == [0, 0, 0, 64, 64, 192, 128, 128, 128]
+
+    growing = [[draw.randrange(3, 512) for _ in range(60)] for _ in range(8)]  # of 1 block, and then of 3
+    engine = make_engine(directory, token_budget=64, kv_blocks=8, overlap=overlap)
+    longer = SamplingParams(max_tokens=100, temperature=0.0)
+    ran = run(engine, [(prompt, longer) for prompt in growing])
+    assert [it.token_ids for it in ran] == [expected(prompt, 100) for prompt in growing]
+    assert engine.scheduler.num_preemptions > 0
+
+
 @pytest.mark.parametrize("family", ["opt", "falcon-40b"])
 def test_the_norms_epsilon_is_transformers(family: str) -> None:
     """Too small a difference for greedy tokens to show."""
