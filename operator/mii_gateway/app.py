@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -23,6 +24,10 @@ from mii_gateway.ports import create_app, create_probe_app
 from mii_gateway.tls import Tls
 from mii_spec import launch
 from mii_spec.launch import GatewayArgs
+
+# gc.set_threshold's. Requests leave next to no cycles behind, and a full collection holds 2,000 streams up
+# for 30 ms: with these it comes once in ten minutes at 250 requests/s.
+COLLECT_AFTER = (5_000, 4, 1_000)
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         sys.exit(f"mii-gateway: {error}")
     _raise_open_files()
+    _collect_rarely()
     with logging_to_stderr(args.log_level):
         try:
             code = uvloop.run(serve(args, discovery))
@@ -152,6 +158,13 @@ def _raise_open_files() -> None:
     """A stream takes two sockets, and the usual soft limit is 1024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _collect_rarely() -> None:
+    """What has been loaded until now is never looked at again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 if __name__ == "__main__":

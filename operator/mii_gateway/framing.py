@@ -7,6 +7,7 @@ came. It never looks into the content.
 from typing import Protocol
 
 _HEXADECIMAL = frozenset(b"0123456789abcdefABCDEF")
+_COMMON = {b"%x" % length: length for length in range(1, 1024)}  # an event's; parsing costs more
 LONGEST_CHUNK_HEAD = 2**14  # bytes, extensions or trailers included
 
 
@@ -124,6 +125,8 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 def _length(head: bytes) -> int:
+    if common := _COMMON.get(head):
+        return common
     digits = head.partition(b";")[0].strip()
     if not _HEXADECIMAL.issuperset(digits) or not digits:  # int() would take signs, 0x and underscores too
         raise ValueError(f"{head[:20]!r} is no chunk length")
