@@ -1,17 +1,16 @@
-"""What the gateway costs: the latency it adds to a request and to each token, and memory for idle clients.
+"""What the gateway costs: added latency, processor time, memory for idle clients, and how fast it fails over.
 
-    python benchmarks/gateway.py [--rate 20 50 100] [--seconds 10] [--connections 500]
+    python benchmarks/gateway.py [--rate 100 200 300 400 500] [--engines 0 1 8] [--connections 2000]
 
-A child process plays a model server that streams tokens at a fixed pace; a second one is `mii-gateway` in
-front of it. Requests are open-loop: they start at a fixed rate however long the earlier ones take. Direct and
-gateway rounds alternate, so that a drifting machine touches both. One JSON line a measure; loopback only.
+A child process plays a model server that streams tokens; another is `mii-gateway` in front of it, on a core
+of its own. Requests are open-loop: they start at a fixed rate however long the earlier ones take. Measuring
+begins when as many streams are open as there will be. One JSON line a measure; loopback only.
 """
 
 import argparse
 import asyncio
 import resource
 import sys
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,30 +18,23 @@ import msgspec
 import numpy as np
 import uvloop
 
-from fake_replica import FAR_AWAY, HOST, PATH
+import failover
+import idle
+from fake_replica import Request
 from mii.bench.hardware import hardware
 from mii.bench.measure import percentile
-from rig import Gateway, gateway, replica
-from stream_client import Client, Samples
-
-ROUNDS = 2  # of each way
-SETTLE_SECONDS = 1.0  # for a process's memory to stop changing
-
-
-def summary(samples: Samples) -> dict[str, float | None]:
-    """Milliseconds."""
-    return {
-        f"{name}_p{q}_ms": milliseconds(percentile(np.array(times), q))
-        for name, times in (("first_token", samples.first_token), ("token", samples.transit))
-        for q in (50, 95)
-    }
+from rig import CORES, Gateway, Replica, gateway, on_core, replica
+from stream_client import LATE, Client, Samples
 
 
 def main() -> int:
     args = parse_arguments()
     allow_open_files()
-    with replica() as port, gateway(port) as front:
-        lines = uvloop.run(measure(args, port, front))
+    with on_core(CORES[0]), replica() as one, replica() as other:
+        with gateway(one.port) as front:
+            lines = uvloop.run(measure(args, one, front))
+        with gateway(one.port, other.port) as front:
+            lines += uvloop.run(failover.measure(front, other))
     context: dict[str, Any] = {"bench": "gateway", "date": datetime.now(UTC).isoformat(timespec="seconds")}
     context["hardware"] = hardware()
     for line in lines:
@@ -54,88 +46,83 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--rate", type=float, nargs="+", default=[20.0], help="requests/s (default: 20)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="per way and rate (default: 10)")
-    parser.add_argument("--tokens", type=int, default=32, help="per request (default: 32)")
-    parser.add_argument("--interval", type=float, default=0.02, help="seconds between tokens (default: 0.02)")
-    parser.add_argument("--connections", type=int, default=500, help="idle ones (default: 500)")
+    rates = [100.0, 200.0, 300.0, 400.0, 500.0]
+    parser.add_argument("--rate", type=float, nargs="+", default=rates, help="requests/s (100 to 500)")
+    parser.add_argument(
+        "--engines",
+        type=int,
+        nargs="+",
+        default=[0, 1, 8],
+        help="that the streams are spread over, whose steps alternate; 0: every answer comes at once (0 1 8)",
+    )
+    parser.add_argument("--seconds", type=float, default=2.0, help="measured per way and load (2)")
+    parser.add_argument("--tokens", type=int, default=200, help="per request (200)")
+    parser.add_argument("--interval", type=float, default=0.01, help="seconds between tokens (0.01)")
+    parser.add_argument("--connections", type=int, default=2000, help="idle ones (2000)")
     args = parser.parse_args()
     if min(*args.rate, args.seconds, args.tokens, args.interval, args.connections) <= 0:
-        parser.error("every option must be more than 0")
+        parser.error("every option must be more than 0, but for --engines")
+    if min(args.engines) < 0:
+        parser.error("--engines must be 0 or more")
     return args
 
 
-async def measure(args: argparse.Namespace, direct: int, front: Gateway) -> list[dict[str, Any]]:
-    clients = [Client(port, tokens=args.tokens, interval=args.interval) for port in (direct, front.port)]
-    latency = [await added_latency(rate, args, clients, front) for rate in args.rate]
-    idle = await memory(front, args.connections, "idle_connection", open_connection)
-    streams = await memory(front, args.connections, "idle_stream", open_stream)
-    return [*latency, idle, streams]
+async def measure(args: argparse.Namespace, one: Replica, front: Gateway) -> list[dict[str, Any]]:
+    lines = []
+    for engines in args.engines:
+        interval = args.interval if engines else 0.0
+        request = Request(max_tokens=args.tokens, interval=interval, engines=engines)
+        clients = [Client(port, request) for port in (one.port, front.port)]
+        lines += [await added_latency(rate, args.seconds, request, clients, front) for rate in args.rate]
+    return [*lines, *await idle.measure(front, args.connections)]
 
 
 async def added_latency(
-    rate: float, args: argparse.Namespace, clients: list[Client], front: Gateway
+    rate: float, seconds: float, request: Request, clients: list[Client], front: Gateway
 ) -> dict[str, Any]:
     """`clients` ask the replica directly and through the gateway."""
-    for client in clients:  # connections and first-use costs are not what is measured
-        await client.run(Samples(), rate=rate, count=max(int(rate), 1))
-    ways = Samples(), Samples()
-    used = 0.0
-    for _ in range(ROUNDS):
-        for client, samples in zip(clients, ways, strict=True):
-            before = front.cpu_seconds
-            await client.run(samples, rate=rate, count=max(int(rate * args.seconds / ROUNDS), 1))
-            used += (front.cpu_seconds - before) * (client is clients[-1])
-    direct, through = map(summary, ways)
-    errors = [error for samples in ways for error in samples.errors]
-    tokens = len(ways[1].transit)
+    (direct, _), (through, used) = [await load(client, rate, seconds, request, front) for client in clients]
+    figures = [summary(samples) for samples in (direct, through)]
+    errors = [*direct.errors, *through.errors]
     return {
         "measure": "added_latency",
         "rate": rate,
-        "requests": ways[1].requests,
-        "tokens_per_second": round(rate * args.tokens, 1),
-        "direct": direct,
-        "gateway": through,
-        "added": {name: difference(through[name], base) for name, base in direct.items()},
-        "gateway_cpu_us_per_token": round(used / tokens * 1e6, 1) if tokens else None,
+        **msgspec.structs.asdict(request),
+        "requests": through.requests,
+        "tokens_per_second": round(rate * request.max_tokens, 1),
+        "direct": figures[0],
+        "gateway": figures[1],
+        "added": {name: difference(figures[1][name], base) for name, base in figures[0].items()},
+        "gateway_cpu": used,
         "errors": len(errors),
         "first_error": next(iter(errors), None),
     }
 
 
-async def memory(
-    front: Gateway, count: int, measure: str, open_one: Callable[[int], Awaitable[asyncio.StreamWriter]]
-) -> dict[str, Any]:
-    """Resident memory of the gateway's process with and without `count` idle clients."""
-    before = front.resident_bytes
-    writers = [await open_one(front.port) for _ in range(count)]
-    await asyncio.sleep(SETTLE_SECONDS)
-    during = front.resident_bytes
-    for writer in writers:
-        writer.close()
+async def load(
+    client: Client, rate: float, seconds: float, request: Request, front: Gateway
+) -> tuple[Samples, dict[str, float]]:
+    """What arrives in so many seconds, after the first streams have ended; the gateway's shares of a core."""
+    loop, samples = asyncio.get_running_loop(), Samples()
+    before = request.max_tokens * request.interval + LATE
+    samples.opens = loop.time() + before
+    samples.closes = samples.opens + seconds
+    running = asyncio.create_task(client.run(samples, rate=rate, count=int(rate * (before + seconds))))
+    await asyncio.sleep(samples.opens - loop.time())
+    used = front.cpu_seconds
+    await asyncio.sleep(samples.closes - loop.time())
+    user, system = (round((b - a) / seconds, 3) for a, b in zip(used, front.cpu_seconds, strict=True))
+    await running
+    return samples, {"program": user, "kernel": system}
+
+
+def summary(samples: Samples) -> dict[str, float | None]:
+    """Milliseconds."""
     return {
-        "measure": f"{measure}_memory",
-        "connections": count,
-        "rss_before_mib": round(before / 2**20, 1),
-        "rss_during_mib": round(during / 2**20, 1),
-        "kib_per_connection": round((during - before) / count / 1024, 1),
+        f"{name}_p{q}_ms": milliseconds(percentile(np.array(times), q))
+        for name, times in (("first_token", samples.first_token), ("token", samples.transit))
+        for q in (50, 95)
     }
-
-
-async def open_connection(port: int) -> asyncio.StreamWriter:
-    """A client that has connected and says nothing."""
-    _, writer = await asyncio.open_connection(HOST, port)
-    return writer
-
-
-async def open_stream(port: int) -> asyncio.StreamWriter:
-    """A client that has its first token and waits, long, for the second."""
-    reader, writer = await asyncio.open_connection(HOST, port)
-    body = msgspec.json.encode({"max_tokens": 2, "interval": FAR_AWAY})
-    head = f"POST {PATH} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
-    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-    await reader.readuntil(b"data: ")
-    return writer
 
 
 def allow_open_files() -> None:
