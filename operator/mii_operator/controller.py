@@ -29,10 +29,12 @@ async def fill(
     ours = [(kind, _LABELS) for kind in (*CHILDREN, *optional)]
     everything = [(POD, ""), (RESOURCE, "")]
     for (api_version, kind), labels in ours + everything:
+        before = store.known(kind)
         found = [i for scope in scopes for i in await kube.list(api_version, kind, scope, labels=labels)]
-        touched |= store.replace(kind, found)
+        touched |= store.replace(kind, found, before)
     if nodes:
-        store.replace("Node", await kube.list(*NODE))
+        before = store.known("Node")
+        store.replace("Node", await kube.list(*NODE), before)
     return touched
 
 

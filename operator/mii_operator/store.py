@@ -4,7 +4,7 @@ Reconciling reads from here, so that it costs the API server nothing. An object 
 known is dropped: answers to writes arrive before the watch tells of them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mii_operator import constants
@@ -71,11 +71,20 @@ class Store:
             del place[at]
         return owner
 
-    def replace(self, kind: str, items: Iterable[Object]) -> set[Key]:
-        """All objects of a kind, as listed: the resources of those that are gone or new."""
-        listed = {item["metadata"]["uid"]: item for item in items}
-        gone = [item for item in self._all(kind) if item["metadata"]["uid"] not in listed]
-        touched = [self.remove(item) for item in gone] + [self.put(item) for item in listed.values()]
+    def known(self, kind: str) -> set[str]:
+        """The uids of all objects of a kind."""
+        return {item["metadata"]["uid"] for item in self._all(kind)}
+
+    def replace(self, kind: str, items: Iterable[Object], before: Collection[str]) -> set[Key]:
+        """All objects of a kind, as listed: the resources of those that are gone or new.
+
+        `before` is what was known when the list was asked for. What came or went since, the watches have
+        told, and the list may be older than that.
+        """
+        listed, now = {item["metadata"]["uid"]: item for item in items}, self.known(kind)
+        gone = [i for i in self._all(kind) if (uid := i["metadata"]["uid"]) in before and uid not in listed]
+        there = [item for uid, item in listed.items() if uid in now or uid not in before]
+        touched = [self.remove(item) for item in gone] + [self.put(item) for item in there]
         return {key for key in touched if key}
 
     def resource(self, key: Key) -> Object | None:
