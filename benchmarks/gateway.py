@@ -20,6 +20,7 @@ import uvloop
 
 import failover
 import idle
+import loopback
 from fake_replica import Request
 from mii.bench.hardware import hardware
 from mii.bench.measure import percentile
@@ -31,8 +32,9 @@ def main() -> int:
     args = parse_arguments()
     allow_open_files()
     with on_core(CORES[0]), replica() as one, replica() as other:
+        lines = [loopback.measure()]
         with gateway(one.port) as front:
-            lines = uvloop.run(measure(args, one, front))
+            lines += uvloop.run(measure(args, one, front))
         with gateway(one.port, other.port) as front:
             lines += uvloop.run(failover.measure(front, other))
     context: dict[str, Any] = {"bench": "gateway", "date": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -21,7 +21,9 @@ def test_gateway_measures_what_it_says() -> None:
     options = ["--rate", "20", "--seconds", "1", "--tokens", "5", "--interval", "0.01", "--engines", "0", "2"]
     done = run("gateway.py", *options, "--connections", "2000")
     assert done.returncode == 0, done.stderr
-    *latencies, connections, streams, failover = map(json.loads, done.stdout.splitlines())
+    floor, *latencies, connections, streams, failover = map(json.loads, done.stdout.splitlines())
+    assert floor["send_us"] > 0
+    assert floor["receive_us"] > 0
     assert [(line["measure"], line["engines"]) for line in latencies] == [
         ("added_latency", n) for n in (0, 2)
     ]
