@@ -52,15 +52,18 @@ def main() -> int:
     args = parse_arguments()
     with replicas(args) as ports:
         asyncio.run(ready(ports))
-        rows = [asyncio.run(measure(args, ports, "round-robin", ports))]
+        base = asyncio.run(measure(args, ports, "round-robin", ports))
+        report(base, base)
         for routing in GATEWAY_ROUTING:
             with gateway(*ports, routing=routing) as front:
-                rows.append(asyncio.run(measure(args, ports, routing, [front.port])))
-    base = rows[0]["hit_rate"]
-    for row in rows:
-        ratio = round(row["hit_rate"] / base, 2) if base else None
-        print(json.dumps({"bench": "affinity", **row, "over_round_robin": ratio, "hardware": hardware()}))
+                report(asyncio.run(measure(args, ports, routing, [front.port])), base)
     return 0
+
+
+def report(row: dict[str, Any], base: dict[str, Any]) -> None:
+    ratio = round(row["hit_rate"] / base["hit_rate"], 2) if base["hit_rate"] else None
+    line = {"bench": "affinity", **row, "over_round_robin": ratio, "hardware": hardware()}
+    print(json.dumps(line), flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:
