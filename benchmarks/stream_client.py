@@ -5,6 +5,7 @@ end: so the client is not what limits.
 """
 
 import asyncio
+import random
 import re
 import time
 from dataclasses import dataclass, field
@@ -104,11 +105,14 @@ class Client:
         self._request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     async def run(self, samples: Samples, *, rate: float, count: int) -> None:
-        """Requests start at this rate, however long the earlier ones take."""
-        start = time.monotonic()
+        """Requests start at this rate, however long the earlier ones take.
+
+        Each starts at a random moment of its slot: an even pace could keep step with the engines'.
+        """
+        start, rng = time.monotonic(), random.Random(0)
         async with asyncio.TaskGroup() as group:
             for index in range(count):
-                await asyncio.sleep(max(0.0, start + index / rate - time.monotonic()))
+                await asyncio.sleep(max(0.0, start + (index + rng.random()) / rate - time.monotonic()))
                 group.create_task(self._one(samples, timed=not index % TIMED))
 
     async def _one(self, samples: Samples, *, timed: bool) -> None:
