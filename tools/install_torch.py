@@ -11,15 +11,17 @@ import sys
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
-def pip(*arguments: str) -> bool:
-    return subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *arguments]).returncode == 0
+def pip(*arguments: str, silent: bool = False) -> bool:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", *arguments]
+    return subprocess.run(command, stderr=subprocess.DEVNULL if silent else None).returncode == 0
 
 
 def install(version: str) -> bool:
+    """From where pip looks anyway, such as a folder of wheels; else from PyTorch's own index."""
     if shutil.which("nvidia-smi"):
         return pip(f"torch=={version}")
     wanted = f"torch=={version}+cpu"
-    return pip(wanted) or pip(wanted, "--extra-index-url", CPU_INDEX)
+    return pip(wanted, silent=True) or pip(wanted, "--extra-index-url", CPU_INDEX)
 
 
 def main() -> int:

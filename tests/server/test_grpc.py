@@ -181,6 +181,14 @@ async def test_terminate_without_an_owner_is_denied(stub):
     assert error.code() == grpc.StatusCode.PERMISSION_DENIED
 
 
+async def test_an_owner_whose_token_is_not_there_is_nobody(start_server, tmp_path):
+    server = await start_server(owner_token_file=str(tmp_path / "token"))
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = ModelResponseStub(channel)
+        error = await refusal(stub.Terminate(Empty(), metadata=(("mii-owner-token", "secret"),)))
+        assert error.code() == grpc.StatusCode.PERMISSION_DENIED
+
+
 async def test_the_owner_terminates(start_server, tmp_path):
     (tmp_path / "token").write_text("secret\n")
     server = await start_server(owner_token_file=str(tmp_path / "token"))

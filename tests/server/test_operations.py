@@ -30,6 +30,14 @@ async def test_served_name_replaces_the_models(start_server):
     assert (listed["id"], listed["root"]) == ("short", MODEL)
 
 
+async def test_a_signed_url_keeps_its_signature_to_itself(start_server):
+    server = await start_server(model="https://host/m.gguf?signature=s3cret")
+    async with aiohttp.ClientSession(server.url) as http, http.get("/v1/models") as response:
+        text = await response.text()
+    assert "s3cret" not in text
+    assert '"https://host/m.gguf"' in text
+
+
 async def samples(http) -> dict[str, float]:
     """Metrics by name, of this model; a finish reason is appended to its name."""
     async with http.get("/metrics") as response:

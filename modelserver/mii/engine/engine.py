@@ -15,6 +15,7 @@ from mii.engine.memory import max_model_len, num_kv_blocks
 from mii.engine.model_runner import LaunchedStep, ModelRunner
 from mii.engine.scheduler import ScheduledBatch, Scheduler
 from mii.engine.sequence import Sequence, Status
+from mii.models.source import shown
 
 _TOKEN_BUDGET = {"cpu": 256, "cuda": 8192}
 
@@ -140,7 +141,7 @@ def _info(
     config: EngineConfig, model: LoadedModel, blocks: int, length: int, budget: int, speed: float
 ) -> EngineInfo:
     return EngineInfo(
-        model=config.model,
+        model=shown(config.model),
         revision=model.snapshot.revision,
         device=model.device_name,
         dtype=str(model.dtype).removeprefix("torch."),

@@ -48,6 +48,9 @@ def run(args: argparse.Namespace) -> int:
         for problem in error.errors:
             print(f"{args.file}: {problem}", file=sys.stderr)
         return 2
+    except MIIError as error:
+        print(f"mii up: error: {error}", file=sys.stderr)
+        return 2
     prepared = prepare(deployment, host=args.host, port=args.port, grpc_port=args.grpc_port)
     logs = state.log_dir(prepared.name)
     console = ForgivingConsole(soft_wrap=True)

@@ -92,7 +92,9 @@ def _whole(source: LocalPath | RemoteFile, model: str, revision: str) -> LocalPa
     return source
 
 
-def shown(url: str) -> str:
-    """`url` without its query and user, which may hold secrets."""
-    parts = urlsplit(url)
+def shown(model: str) -> str:
+    """A model's name as it may be told: a URL without its query and user, which may hold secrets."""
+    if "://" not in model:
+        return model
+    parts = urlsplit(model)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -1,6 +1,7 @@
 """MII's gRPC service, with health and reflection, on grpc.aio."""
 
 import hmac
+import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -31,6 +32,9 @@ OPTIONS = [
 ]
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+log = logging.getLogger(__name__)
 
 
 class ModelResponse(stubs.ModelResponseServicer):
@@ -76,8 +80,13 @@ class ModelResponse(stubs.ModelResponseServicer):
         return Empty()
 
     def _is_owner(self, context: Context) -> bool:
+        """Without a file that can be read, or with an empty one, nobody is the owner."""
         path = self._service.args.owner_token_file
-        token = Path(path).read_text().strip() if path else ""
+        try:
+            token = Path(path).read_text().strip() if path else ""
+        except (OSError, UnicodeDecodeError) as error:
+            log.warning("no owner's token: %s", error)
+            token = ""
         given = dict(context.invocation_metadata() or ()).get(OWNER_TOKEN, "")
         return bool(token) and hmac.compare_digest(str(given).encode(), token.encode())
 

@@ -12,8 +12,11 @@ from mii.options import ModelLimits
 from mii.server.backend import Backend
 from mii.server.encoder import PromptEncoder
 from mii.server.errors import ApiError, Unavailable
+from mii.models.source import shown
 from mii.server.metrics import Metrics
 from mii_spec.launch import ServerArgs
+
+LONGEST_NAME = 200  # characters of an unknown name that an error repeats
 
 
 class Phase(enum.Enum):
@@ -28,8 +31,8 @@ class Service:
 
     def __init__(self, args: ServerArgs) -> None:
         self.args = args
-        self.model_name = args.served_model_name or args.model
-        self.deployment_name = args.deployment_name or f"{args.model}-mii-deployment"
+        self.model_name = args.served_model_name or shown(args.model)
+        self.deployment_name = args.deployment_name or f"{shown(args.model)}-mii-deployment"
         self.metrics = Metrics(self.model_name)
         self.created = int(time.time())
         self.phase = Phase.LOADING
@@ -104,7 +107,7 @@ class Service:
         if name is not None and name != self.model_name:
             raise ApiError(
                 404,
-                f"the model '{name}' is not served here; there is '{self.model_name}'",
+                f"the model '{name[:LONGEST_NAME]}' is not served here; there is '{self.model_name}'",
                 param="model",
                 code="model_not_found",
             )
