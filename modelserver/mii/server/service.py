@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mii.core import Health
+from mii.models.source import shown
 from mii.options import ModelLimits
 from mii.server.backend import Backend
 from mii.server.encoder import PromptEncoder
 from mii.server.errors import ApiError, Unavailable
-from mii.models.source import shown
 from mii.server.metrics import Metrics
 from mii_spec.launch import ServerArgs
 
