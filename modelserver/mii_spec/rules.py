@@ -35,9 +35,7 @@ def _revision(spec: Spec) -> Iterator[FieldError]:
 def _width(spec: Spec) -> Iterator[FieldError]:
     if spec.tensor_parallel == "auto" or spec.gpus == "auto":
         return
-    if spec.gpus == 0 and spec.tensor_parallel != 1:
-        yield FieldError("spec.tensorParallel", "must be auto or 1 with gpus: 0 (the CPU)")
-    elif spec.gpus and spec.gpus != spec.tensor_parallel:
+    if spec.gpus and spec.gpus != spec.tensor_parallel:
         yield FieldError(
             "spec.tensorParallel",
             f"must be auto or {spec.gpus} with gpus: {spec.gpus}, got {spec.tensor_parallel}: a replica uses "

@@ -50,7 +50,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Choice:
-    """GPUs of one replica (one pod) and how many share a copy of the model; 0 GPUs is the CPU."""
+    """GPUs of one replica (one pod) and how many ranks share a copy of the model. 0 GPUs is the CPU."""
 
     tensor_parallel: int
     gpus: int
@@ -67,7 +67,7 @@ def choose(model: ModelFacts | None, gpu: GpuFacts | None, request: Request) -> 
     """The width to run with and why, or why there is none. None facts are unknown (model) or absent (GPU)."""
     width = request.width
     if request.gpus == 0 or (request.gpus is None and width in (None, 1) and not (gpu and gpu.per_node)):
-        return _on_cpu(request)
+        return _on_cpu(model, request)
     if request.gpus is not None and request.gpus != width:
         return Refusal(
             "InvalidParallelism",
@@ -83,8 +83,12 @@ def choose(model: ModelFacts | None, gpu: GpuFacts | None, request: Request) -> 
 
 def divides(model: ModelFacts, width: int) -> bool:
     """Whether every GPU gets equally many query heads, and whole KV heads (split or replicated)."""
-    kv = model.kv_heads
-    return model.heads % width == 0 and (kv % width == 0 or width % kv == 0)
+    return splits(model.heads, model.kv_heads, width)
+
+
+def splits(heads: int, kv_heads: int, width: int) -> bool:
+    """Whether `width` ranks can share so many query and KV heads."""
+    return heads % width == 0 and (kv_heads % width == 0 or width % kv_heads == 0)
 
 
 def widths(model: ModelFacts, most: int) -> list[int]:
@@ -108,11 +112,14 @@ def _floor_tokens(model: ModelFacts, request: Request) -> int:
     return request.max_model_len or min(model.max_position, AUTO_KV_TOKENS)
 
 
-def _on_cpu(request: Request) -> Choice | Refusal:
-    if (request.tensor_parallel or 1) > 1:
-        return Refusal("InvalidParallelism", f"tensorParallel: {request.tensor_parallel} needs GPUs")
+def _on_cpu(model: ModelFacts | None, request: Request) -> Choice | Refusal:
+    """The ranks are processes that share its cores."""
+    width = request.tensor_parallel or 1
+    if model is not None and not divides(model, width):
+        return Refusal("InvalidParallelism", _indivisible(model, width))
     why = "gpus: 0" if request.gpus == 0 else "no GPU was found"
-    return Choice(1, 0, (f"{why}: runs on the CPU",))
+    asked = (f"width {width} as asked for",) if width > 1 else ()
+    return Choice(width, 0, (f"{why}: runs on the CPU", *asked))
 
 
 def _of_unknown_model(width: int | None) -> Choice:

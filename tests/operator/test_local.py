@@ -31,6 +31,7 @@ def test_what_needs_a_cluster_is_refused_by_name(deployment, spec, field):
         {"gpus": 0},
         {"gpus": 1},
         {"tensorParallel": 1},
+        {"gpus": 0, "tensorParallel": 2},
         {"replicas": 3, "cache": {"claimName": "c"}, "podTemplate": {"spec": {"nodeSelector": {}}}},
         {"gateway": {"replicas": 2}, "rollout": {"strategy": "surge"}},
     ],

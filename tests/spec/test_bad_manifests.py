@@ -45,7 +45,6 @@ BAD_SPECS = [
     ({"tensorParallel": True}, "spec.tensorParallel", "auto or an integer"),
     ({"gpus": 4, "tensorParallel": 3}, "spec.tensorParallel", "auto or 4"),
     ({"gpus": 4, "tensorParallel": 2}, "spec.tensorParallel", "raise replicas"),
-    ({"gpus": 0, "tensorParallel": 2}, "spec.tensorParallel", "auto or 1"),
     ({"accelerator": {"resource": "gpu"}}, "spec.accelerator.resource", "nvidia.com/gpu"),
     ({"accelerator": {"product": "H100 80GB"}}, "spec.accelerator.product", "label value"),
     ({"accelerator": []}, "spec.accelerator", "an object"),

@@ -146,7 +146,7 @@ RULED = [
     ({"revision": "v2"}, True),
     ({"model": "pvc://c/x", "revision": "v2"}, False),
     ({"gpus": 0, "tensorParallel": 1}, True),
-    ({"gpus": 0, "tensorParallel": 2}, False),
+    ({"gpus": 0, "tensorParallel": 2}, True),
     ({"gpus": 4, "tensorParallel": 4}, True),
     ({"gpus": 4, "tensorParallel": 2}, False),
     ({"gpus": "auto", "tensorParallel": 2}, True),

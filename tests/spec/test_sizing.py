@@ -239,6 +239,16 @@ def test_what_is_not_known_or_not_there(gpu, request_, expected):
         assert choice.explanation
 
 
+def test_ranks_can_share_a_cpu():
+    choice = choose(facts("Mistral-7B"), None, Request(gpus=0, tensor_parallel=2))
+    explanation = ("gpus: 0: runs on the CPU", "width 2 as asked for")
+    assert choice == Choice(2, 0, explanation)
+    assert choose(None, None, Request(gpus=0, tensor_parallel=2)) == choice
+    refusal = choose(facts("Mistral-7B"), None, Request(gpus=0, tensor_parallel=3))
+    assert isinstance(refusal, Refusal)
+    assert refusal.message.startswith("width 3 does not divide the model: it has 32 attention heads")
+
+
 def test_a_model_of_unknown_size_gets_one_gpu():
     choice = choose(None, gpus(80), Request())
     assert isinstance(choice, Choice)
