@@ -63,6 +63,19 @@ def test_has_and_a_second_take(single: Path) -> None:
     assert torch.equal(weights.take(NORM, 64), weights.take(NORM, 64))
 
 
+def test_a_part_is_cut_out_of_a_tensor(single: Path) -> None:
+    name = "model.layers.0.self_attn.q_proj.weight"
+    whole = reader(single).take(name, 64, 64)
+    for weights in (reader(single), RandomWeights(dtype=torch.float32, device="cpu")):
+        drawn = whole if isinstance(weights, WeightReader) else weights.take(name, 64, 64)
+        rows = weights.take(name, 64, 64, rows=[(48, 64), (0, 16)])
+        assert torch.equal(rows, torch.cat((drawn[48:], drawn[:16])))
+        columns = weights.take(name, 64, 64, columns=(32, 48))
+        assert torch.equal(columns, drawn[:, 32:48])
+        assert columns.is_contiguous()
+        assert weights.take(name, 64, 64, rows=[(64, 64)]).shape == (0, 64)
+
+
 def test_a_missing_tensor_is_named_with_its_like(single: Path) -> None:
     with pytest.raises(ModelLoadError) as caught:
         reader(single).take("model.layers.0.self_attn.q_proj.bias", 64)

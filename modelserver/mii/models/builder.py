@@ -1,11 +1,14 @@
-"""From a Description and a checkpoint to a Decoder: reads every weight once, by name and expected shape."""
+"""From a Description and a checkpoint to a Decoder: reads every weight once, by name and expected shape.
 
-from typing import Protocol
+Under tensor parallelism, one rank's decoder: its part of every weight that is split.
+"""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mii.layers.attention import Attention
+from mii.layers.collectives import Collectives
 from mii.layers.embedding import Embedding
 from mii.layers.linear import Linear
 from mii.layers.mlp import MLP
@@ -14,16 +17,8 @@ from mii.layers.norm import Norm
 from mii.layers.rotary import cos_sin_table
 from mii.models.decoder import Block, Decoder
 from mii.models.description import Description, Experts, Names
-
-
-class Weights(Protocol):
-    def has(self, name: str) -> bool: ...
-
-    def take(self, name: str, *shape: int) -> Tensor:
-        """The tensor on its device and in its dtype; raises ModelLoadError if it is missing or misshapen."""
-
-    def finish(self) -> None:
-        """Raises ModelLoadError if the checkpoint holds tensors that nobody took."""
+from mii.models.linears import Linears, Part, Weights
+from mii.models.shard import Shard, scaled, shifted
 
 
 class Builder:
@@ -36,12 +31,17 @@ class Builder:
         max_model_len: int,
         device: torch.device,
         pack: bool = True,
+        shard: Shard | None = None,
+        collectives: Collectives | None = None,
     ) -> None:
-        """`pack`: put weights into the backend's fastest layout, at the cost of a second tied embedding."""
+        """`pack`: put weights into the backend's fastest layout, at the cost of a second tied embedding.
+        `shard` of several ranks comes with their `collectives`."""
         self.it = description
         self.names = names
         self.weights = weights
-        self.pack = pack
+        self.shard = shard or Shard()
+        self.collectives = collectives
+        self.linears = Linears(weights, self.shard, pack=pack)
         self.cos_sin: Tensor | None = None
         if description.rotary is not None:
             table = cos_sin_table(description.rotary, max_model_len, description.original_max_position)
@@ -56,9 +56,11 @@ class Builder:
             blocks=[self._block(layer) for layer in range(it.layers)],
             final_norm=self._norm(names.final_norm) if it.final_norm else None,
             head=self._head(embedding),
-            project_out=self._linear(names.project_out, it.hidden, it.embedding_width, bias=False)
+            project_out=self.linears.replicated(names.project_out, it.hidden, it.embedding_width, bias=False)
             if it.embedding_width
             else None,
+            vocab_size=it.vocab_size,
+            collectives=self.collectives,
         )
         self.weights.finish()
         return decoder
@@ -66,22 +68,35 @@ class Builder:
     def _embedding(self) -> Embedding:
         it, names = self.it, self.names
         width, offset = it.embedding_width or it.hidden, it.learned_position_offset
-        table = self.weights.take(f"{names.embed}.weight", it.vocab_size, width)
         positions = None
         if offset is not None:
             rows = it.max_position + offset
             positions = self.weights.take(f"{names.positions}.weight", rows, it.hidden)
-        project = self._linear(names.project_in, width, it.hidden, bias=False) if it.embedding_width else None
-        return Embedding(table, positions=positions, position_offset=offset or 0, project=project)
+        return Embedding(
+            self._of_vocabulary(f"{names.embed}.weight", width),
+            positions=positions,
+            position_offset=offset or 0,
+            project=self.linears.replicated(names.project_in, width, it.hidden, bias=False)
+            if it.embedding_width
+            else None,
+            first_token=self.shard.vocabulary_span(it.vocab_size)[0],
+            collectives=self.collectives,
+        )
 
     def _head(self, embedding: Embedding) -> Linear:
         it, name = self.it, self.names.head
         weight = embedding.weight
         if not it.tied or self.weights.has(f"{name}.weight"):
-            stored = self.weights.take(f"{name}.weight", *weight.shape)
+            stored = self._of_vocabulary(f"{name}.weight", weight.shape[1])
             weight = weight if it.tied else stored
-        bias = self.weights.take(f"{name}.bias", it.vocab_size) if it.head_bias else None
-        return Linear(weight, bias, pack=self.pack)
+        return self.linears.of(weight, self._of_vocabulary(f"{name}.bias") if it.head_bias else None)
+
+    def _of_vocabulary(self, name: str, *width: int) -> Tensor:
+        """This rank's rows of a tensor [vocab, *width], filled up to as many as every rank has."""
+        shard, vocab = self.shard, self.it.vocab_size
+        tensor = self.weights.take(name, vocab, *width, rows=[shard.vocabulary_span(vocab)])
+        missing = shard.vocabulary_rows(vocab) - tensor.shape[0]
+        return F.pad(tensor, (0, 0) * len(width) + (0, missing)) if missing else tensor
 
     def _block(self, layer: int) -> Block:
         it, names = self.it, self.names
@@ -96,13 +111,14 @@ class Builder:
         )
 
     def _attention(self, prefix: str, layer: int) -> Attention:
-        it, names = self.it, self.names
+        it, names, mine = self.it, self.names, self.shard.local(self.it)
+        columns = scaled(self.shard.span(it.heads), it.head_dim)
         width = it.heads * it.head_dim
         return Attention(
             self._qkv(prefix),
-            self._linear(prefix + names.out, width, it.hidden, bias=it.out_bias),
-            num_heads=it.heads,
-            num_kv_heads=it.kv_heads,
+            self.linears.row_parallel(prefix + names.out, width, it.hidden, columns, bias=it.out_bias),
+            num_heads=mine.heads,
+            num_kv_heads=mine.kv_heads,
             head_dim=it.head_dim,
             cos_sin=self.cos_sin,
             interleaved=it.rotary.interleaved if it.rotary else False,
@@ -113,93 +129,71 @@ class Builder:
 
     def _qkv(self, prefix: str) -> Linear:
         """Rows in the order Q, K, V, whatever the checkpoint's."""
-        it, names = self.it, self.names
-        rows = {names.query: it.heads, names.key: it.kv_heads, names.value: it.kv_heads}
-        if not names.fused_qkv:
-            sizes = {name: heads * it.head_dim for name, heads in rows.items()}
-            return self._stacked(prefix, sizes, it.hidden, bias=it.qkv_bias)
-        total = sum(rows.values()) * it.head_dim
-        weight = self.weights.take(f"{prefix}{names.fused_qkv}.weight", total, it.hidden)
-        bias = self.weights.take(f"{prefix}{names.fused_qkv}.bias", total) if it.qkv_bias else None
-        if names.qkv_grouped:
-            weight = self._ungroup(weight)
-            bias = None if bias is None else self._ungroup(bias)
-        return Linear(weight, bias, pack=self.pack)
-
-    def _ungroup(self, fused: Tensor) -> Tensor:
-        """Rows by KV head (its queries, key, value) -> rows (all queries, all keys, all values)."""
-        it = self.it
-        group = it.heads // it.kv_heads
-        grouped = fused.view(it.kv_heads, group + 2, it.head_dim, -1)
-        parts = grouped.split((group, 1, 1), dim=1)
-        return torch.cat([part.reshape(-1, *fused.shape[1:]) for part in parts])
+        it, names, shard = self.it, self.names, self.shard
+        if names.fused_qkv:
+            rows = shard.fused_qkv_rows(it, grouped=names.qkv_grouped)
+            parts = [Part(prefix + names.fused_qkv, (it.heads + 2 * it.kv_heads) * it.head_dim, rows)]
+        else:
+            queries, keys = (it.heads, shard.span(it.heads)), (it.kv_heads, shard.kv_span(it.kv_heads))
+            parts = [
+                Part(prefix + name, heads * it.head_dim, [scaled(span, it.head_dim)])
+                for name, (heads, span) in (
+                    (names.query, queries),
+                    (names.key, keys),
+                    (names.value, keys),
+                )
+            ]
+        return self.linears.column_parallel(parts, it.hidden, bias=it.qkv_bias)
 
     def _mlp(self, prefix: str) -> MLP:
         it, names = self.it, self.names
-        if it.gated and names.fused_gate_up:
-            up = self._linear(prefix + names.fused_gate_up, it.hidden, 2 * it.intermediate, bias=it.mlp_bias)
-        elif it.gated:
-            sizes = {names.gate: it.intermediate, names.up: it.intermediate}
-            up = self._stacked(prefix, sizes, it.hidden, bias=it.mlp_bias)
+        up = [names.gate, names.up] if it.gated else [names.up]
+        fused = names.fused_gate_up if it.gated else ""
+        return self._feed_forward(prefix, up, names.down, it.intermediate, bias=it.mlp_bias, fused=fused)
+
+    def _feed_forward(
+        self, prefix: str, up: list[str], down: str, width: int, *, bias: bool = False, fused: str = ""
+    ) -> MLP:
+        """`up` are a gate and its other half, or one plain matrix; `fused` is one matrix with both."""
+        it, span = self.it, self.shard.span(width)
+        if fused:
+            parts = [Part(prefix + fused, 2 * width, [span, shifted(span, width)])]
         else:
-            up = self._linear(prefix + names.up, it.hidden, it.intermediate, bias=it.mlp_bias)
-        down = self._linear(prefix + names.down, it.intermediate, it.hidden, bias=it.mlp_bias)
-        return MLP(up, down, it.activation, gated=it.gated)
+            parts = [Part(prefix + name, width, [span]) for name in up]
+        return MLP(
+            self.linears.column_parallel(parts, it.hidden, bias=bias),
+            self.linears.row_parallel(prefix + down, width, it.hidden, span, bias=bias),
+            it.activation,
+            gated=len(up) == 2,
+        )
 
     def _moe(self, prefix: str, experts: Experts) -> MoE:
+        """Every rank has a part of every expert, so that all are equally busy."""
         it, names = self.it, self.names
-        gate_up: list[Tensor] = []
-        down: list[Tensor] = []
-        for expert in range(experts.count):
-            inner = f"{prefix}{names.expert.format(expert)}."
-            sizes = {names.expert_gate: experts.intermediate, names.expert_up: experts.intermediate}
-            gate_up.append(self._stacked(inner, sizes, it.hidden, bias=False).weight)
-            down.append(
-                self._linear(inner + names.expert_down, experts.intermediate, it.hidden, bias=False).weight
-            )
+        up = [names.expert_gate, names.expert_up]
+        inner = [f"{prefix}{names.expert.format(expert)}." for expert in range(experts.count)]
+        each = [self._feed_forward(at, up, names.expert_down, experts.intermediate) for at in inner]
+        shared = experts.shared_intermediate
         return MoE(
-            self._linear(prefix + names.router, it.hidden, experts.count, bias=False),
-            gate_up,
-            down,
+            self.linears.replicated(prefix + names.router, it.hidden, experts.count, bias=False),
+            [expert.up.weight for expert in each],
+            [expert.down.weight for expert in each],
             per_token=experts.per_token,
             renormalise=experts.renormalise,
             activation=it.activation,
-            shared=self._shared_expert(prefix, experts.shared_intermediate),
-            shared_gate=self._linear(prefix + names.shared_expert_gate, it.hidden, 1, bias=False)
-            if experts.shared_intermediate
+            shared=self._feed_forward(f"{prefix}{names.shared_expert}.", up, names.expert_down, shared)
+            if shared
+            else None,
+            shared_gate=self.linears.replicated(prefix + names.shared_expert_gate, it.hidden, 1, bias=False)
+            if shared
             else None,
         )
-
-    def _shared_expert(self, prefix: str, width: int) -> MLP | None:
-        it, names = self.it, self.names
-        if not width:
-            return None
-        inner = f"{prefix}{names.shared_expert}."
-        sizes = {names.expert_gate: width, names.expert_up: width}
-        up = self._stacked(inner, sizes, it.hidden, bias=False)
-        return MLP(
-            up,
-            self._linear(inner + names.expert_down, width, it.hidden, bias=False),
-            it.activation,
-            gated=True,
-        )
-
-    def _stacked(self, prefix: str, sizes: dict[str, int], inputs: int, *, bias: bool) -> Linear:
-        """Several matrices over the same input as one, in the order given."""
-        take = self.weights.take
-        weight = torch.cat([take(f"{prefix}{name}.weight", size, inputs) for name, size in sizes.items()])
-        biases = [take(f"{prefix}{name}.bias", size) for name, size in sizes.items()] if bias else None
-        return Linear(weight, torch.cat(biases) if biases else None, pack=self.pack)
-
-    def _linear(self, name: str, inputs: int, outputs: int, *, bias: bool) -> Linear:
-        weight = self.weights.take(f"{name}.weight", outputs, inputs)
-        return Linear(weight, self.weights.take(f"{name}.bias", outputs) if bias else None, pack=self.pack)
 
     def _norm(self, name: str) -> Norm:
         it = self.it
         weight = self.weights.take(f"{name}.weight", it.hidden)
         bias = self.weights.take(f"{name}.bias", it.hidden) if it.norm_bias else None
-        return Norm(weight, bias, it.norm_eps, rms=it.norm == "rms")
+        return Norm(weight, bias, it.norm_eps, rms=it.norm == "rms", collectives=self.collectives)
 
     def _head_norm(self, name: str) -> Norm:
         return Norm(self.weights.take(f"{name}.weight", self.it.head_dim), None, self.it.norm_eps, rms=True)

@@ -5,6 +5,7 @@ from typing import Literal
 from torch import Tensor
 
 from mii.layers.attention import Attention
+from mii.layers.collectives import Collectives
 from mii.layers.embedding import Embedding
 from mii.layers.linear import Linear
 from mii.layers.mlp import MLP
@@ -16,7 +17,11 @@ KVCache = list[tuple[Tensor, Tensor]]  # by layer: K and V, [blocks, kv_heads, b
 
 
 class Block:
-    """One layer. Takes and returns (x, residual), the two summands of the residual stream."""
+    """One layer. Takes and returns (x, residual), the two summands of the residual stream.
+
+    Under tensor parallelism an x that comes with a residual is this rank's part of a sum, which the next norm
+    completes.
+    """
 
     def __init__(
         self,
@@ -74,12 +79,18 @@ class Decoder:
         final_norm: Norm | None,
         head: Linear,
         project_out: Linear | None = None,
+        *,
+        vocab_size: int,
+        collectives: Collectives | None = None,
     ) -> None:
+        """With `collectives`, head yields this rank's part of the vocabulary."""
         self.embedding = embedding
         self.blocks = blocks
         self.final_norm = final_norm
         self.head = head
         self.project_out = project_out
+        self.vocab_size = vocab_size
+        self.collectives = collectives
 
     def __call__(self, token_ids: Tensor, batch: RaggedBatch, cache: KVCache) -> Tensor:
         """token_ids [tokens] -> hidden states [tokens, hidden] after the last layer, before the final norm's
@@ -90,10 +101,13 @@ class Decoder:
             x, residual = block(x, residual, batch, layer_cache)
         if self.final_norm is not None:
             return self.final_norm(x, residual)[0]
-        return x if residual is None else x + residual
+        if residual is None:
+            return x
+        return residual + (x if self.collectives is None else self.collectives.all_reduce(x))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden [n, hidden] -> [n, vocab]."""
+        """hidden [n, hidden] -> [n, vocab], the same bits on every rank."""
         if self.project_out is not None:
             hidden = self.project_out(hidden)
-        return self.head(hidden)
+        logits = self.head(hidden)
+        return logits if self.collectives is None else self.collectives.all_gather(logits, self.vocab_size)

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 
 from mii.errors import ModelLoadError
+from mii.models.shard import Span
 from mii.models.snapshot import Snapshot
 
 _SHOWN = 10  # names in an error
@@ -79,11 +80,14 @@ class WeightReader:
     def has(self, name: str) -> bool:
         return name in self._checkpoint.names
 
-    def take(self, name: str, *shape: int) -> torch.Tensor:
-        """Tensor `name`, `shape`, in the reader's dtype and on its device.
+    def take(
+        self, name: str, *shape: int, rows: Sequence[Span] = (), columns: Span | None = None
+    ) -> torch.Tensor:
+        """Tensor `name`, `shape`, or what `rows` and `columns` cut out of it (see `cut`), in the reader's
+        dtype and on its device.
 
-        Where dtype and device are the checkpoint's own it is a view of the mapped file, not a copy.
-        Raises ModelLoadError if it is missing or of another shape.
+        Where dtype and device are the checkpoint's own it is a view of the mapped file, not a copy; what is
+        cut away of a mapped file is not read. Raises ModelLoadError if it is missing or of another shape.
         """
         checkpoint = self._checkpoint
         if name not in checkpoint.names:
@@ -93,7 +97,7 @@ class WeightReader:
                 f"{checkpoint.where(name)}: tensor {name!r} has shape {actual},"
                 f" the model's config asks for {shape}"
             )
-        tensor = checkpoint.tensor(name).to(device=self._device, dtype=self._dtype)
+        tensor = cut(checkpoint.tensor(name), rows, columns).to(device=self._device, dtype=self._dtype)
         self._taken.add(name)
         if self._on_bytes:
             self._on_bytes(checkpoint.nbytes(name))
@@ -109,6 +113,17 @@ class WeightReader:
 
     def _ignored(self, name: str) -> bool:
         return any(pattern.search(name) for pattern in self._ignore)
+
+
+def cut(tensor: torch.Tensor, rows: Sequence[Span] = (), columns: Span | None = None) -> torch.Tensor:
+    """The spans of `rows` one after another, of each row `columns`; all where there are none given.
+
+    Contiguous; a view of `tensor` as far as that is possible.
+    """
+    if columns is not None:
+        tensor = tensor[:, slice(*columns)]
+    parts = [tensor[slice(*span)] for span in rows] or [tensor]
+    return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)
 
 
 def _similar(name: str, names: frozenset[str]) -> str:
@@ -131,8 +146,15 @@ class RandomWeights:
         """Nothing optional (a head beside tied embeddings): what must be there is taken without asking."""
         return False
 
-    def take(self, name: str, *shape: int) -> torch.Tensor:
-        """Tensor `shape`, drawn on the device."""
+    def take(
+        self, name: str, *shape: int, rows: Sequence[Span] = (), columns: Span | None = None
+    ) -> torch.Tensor:
+        """What `rows` and `columns` cut out of a tensor `shape`, drawn on the device."""
+        whole = self._draw(name, shape)
+        part = cut(whole, rows, columns)
+        return part if part.numel() == whole.numel() else part.clone()  # lets go of the rest
+
+    def _draw(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         if len(shape) == 1 and "norm" in name and not name.endswith("bias"):
             return torch.ones(shape, dtype=self._dtype, device=self._device)
         generator = torch.Generator(self._device).manual_seed(self._seed ^ zlib.crc32(name.encode()))
