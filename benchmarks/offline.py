@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from mii.bench.hardware import hardware
 from mii.bench.measure import Record, summarize
 from mii.core import EngineRequest, SamplingParams
 from mii.engine.engine import Engine
+from mii.engine.leading import open_engine
 from mii.models.snapshot import fetch
 from mii.server.serve import engine_config
 from mii_spec.launch import ServerArgs, add_arguments, from_namespace
@@ -48,8 +50,8 @@ SAMPLING: dict[str, dict[str, Any]] = {
 def main() -> int:
     with shapes.in_argv(sys.argv[1:]) as argv:
         options = parser().parse_args(argv)
-        engine = Engine(engine_config(from_namespace(ServerArgs, options)))
-        result = bench(engine, options)
+        with closing(open_engine(engine_config(from_namespace(ServerArgs, options)))) as engine:
+            result = bench(engine, options)
     line = json.dumps(result | {"hardware": hardware(), "torch": torch.__version__})
     print(line)
     if options.save:

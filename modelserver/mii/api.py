@@ -26,14 +26,15 @@ def pipeline(
 ) -> MIIPipeline:
     """Loads a model into this process. `options` are ModelConfig's fields.
 
-    `all_rank_output` changes nothing with one rank, and more are refused. Raises UnknownArgument, pydantic's
+    With tensor_parallel the other ranks are processes of the pipeline's own, until `destroy`;
+    `all_rank_output` changes nothing, for the caller has all there is. Raises UnknownArgument, pydantic's
     ValidationError or ModelLoadError, each naming what is wrong.
     """
     del all_rank_output
     config = engine_config(parse_model_config(model_name_or_path, model_config, options))
-    from mii.engine.engine import Engine  # brings torch
+    from mii.engine.leading import open_engine  # brings torch
 
-    return MIIPipeline(Engine(config), tokenizer_for(config))
+    return MIIPipeline(open_engine(config), tokenizer_for(config))
 
 
 def async_pipeline(
@@ -73,14 +74,28 @@ def engine_config(config: ModelConfig) -> EngineConfig:
         )
     if config.sync_debug and os.environ.get("CUDA_LAUNCH_BLOCKING") != "1":
         raise MIIError("sync_debug in a pipeline needs CUDA_LAUNCH_BLOCKING=1 set before Python starts")
+    _refuse_launcher(config)
     options = config.engine_options
     if config.device_map != "auto":
         options.setdefault("device", _device(config.device_map))
     return EngineConfig(**options)
 
 
+def _refuse_launcher(config: ModelConfig) -> None:
+    """torchrun and deepspeed run a script once a rank; each of them would start all the ranks."""
+    rank, world = os.environ.get("RANK"), int(os.environ.get("WORLD_SIZE", "1"))
+    if rank is not None and world > 1:
+        raise MIIError(
+            f"this script is run as rank {rank} of {world} by a launcher, but a pipeline starts its own "
+            f"ranks: run it once, with tensor_parallel={max(world, config.tensor_parallel)}"
+        )
+
+
 def _device(device_map: Any) -> str:
     groups = gpu_groups(device_map)
     if len(groups) != 1 or len(groups[0]) != 1:
-        raise MIIError(f"device_map {device_map!r}: a pipeline runs on one GPU, give its number")
+        raise MIIError(
+            f"device_map {device_map!r}: a pipeline runs on one GPU, give its number; the ranks of "
+            "tensor_parallel take the visible GPUs in order: set CUDA_VISIBLE_DEVICES"
+        )
     return f"cuda:{groups[0][0]}"

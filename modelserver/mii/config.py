@@ -33,7 +33,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     overlap: bool | None = None  # schedule step N+1 while N runs; None: where the device is asynchronous
     prepack_weights: bool = True  # copy weights into the CPU backend's fastest layout
     random_weights: bool = False  # weights drawn at random: only config and tokenizer are read
-    tensor_parallel: Count = 1
+    tensor_parallel: Count = 1  # ranks: processes that share one model, each on a GPU of its own
     quantization: str = "none"
-    cpu_threads: Count | None = None
+    cpu_threads: Count | None = None  # of the CPU backend, shared by its ranks; None: all cores
     heartbeat_timeout: Seconds = 60.0  # seconds a step may take before the engine counts as stalled

@@ -67,7 +67,9 @@ class MIIPipeline:
 
     def destroy(self) -> None:
         """Frees the model and its KV cache; calls raise RuntimeError from now on."""
-        self._engine = None  # its tensors go with it
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None  # its tensors go with it
         gc.collect()
         if cuda := sys.modules.get("torch.cuda"):
             cuda.empty_cache()

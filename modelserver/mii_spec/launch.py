@@ -54,9 +54,11 @@ class ServerArgs:
     overlap: bool | None = option(None, "schedule a step ahead; default: by device")
     prepack_weights: bool = option(True, "copy weights into the layout that the CPU multiplies fastest")
     random_weights: bool = option(False, "random weights (benchmarks): only config and tokenizer are read")
-    tensor_parallel: int = option(1, "GPUs that share one model", least=1)
+    tensor_parallel: int = option(1, "GPUs that share one model; on a CPU, processes", least=1)
     quantization: str = option("none", "weights at load", choices=("none",))
-    cpu_threads: int | None = option(None, "threads of the CPU backend; default: all cores", least=1)
+    cpu_threads: int | None = option(
+        None, "threads of the CPU backend, all ranks together; default: all cores", least=1
+    )
     heartbeat_timeout: float = option(
         60.0, "seconds a step may take before the engine counts as stalled", least=0.1
     )

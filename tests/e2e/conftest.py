@@ -229,14 +229,26 @@ def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def own_server(smollm2: Path, tmp_path: Path) -> Iterator[Serving]:
+def serve(tmp_path: Path) -> Callable[..., contextlib.AbstractContextManager[Serving]]:
+    """A ready server of a model, with options."""
+
+    @contextlib.contextmanager
+    def serve(model: Path, *options: str) -> Iterator[Serving]:
+        serving = Serving(model, tmp_path / "serve.log", *options)
+        try:
+            serving.program.wait_until(lambda: serving.ready, "it was ready")
+            yield serving
+        finally:
+            serving.program.end()
+
+    return serve
+
+
+@pytest.fixture
+def own_server(serve: Any, smollm2: Path) -> Iterator[Serving]:
     """One for a test that ends it."""
-    serving = Serving(smollm2, tmp_path / "serve.log")
-    try:
-        serving.program.wait_until(lambda: serving.ready, "it was ready")
+    with serve(smollm2) as serving:
         yield serving
-    finally:
-        serving.program.end()
 
 
 @pytest.fixture(scope="module")

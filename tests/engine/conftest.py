@@ -1,6 +1,9 @@
 """Running an engine to its end, and transformers beside it as the truth."""
 
-from collections.abc import Callable, Sequence
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -12,6 +15,8 @@ import torch
 from mii.config import EngineConfig
 from mii.core import EngineOutput, EngineRequest, SamplingParams
 from mii.engine.engine import Engine
+from mii.engine.tensor_parallel import Communicator
+from mii.models.shard import Shard
 
 Prompt = list[int]
 
@@ -47,6 +52,37 @@ def run() -> Callable[[Engine, Sequence[tuple[Prompt, SamplingParams]]], list[Ra
         return list(ran.values())
 
     return run
+
+
+@pytest.fixture
+def in_ranks(tmp_path: Path) -> Iterator[Callable[..., list[Any]]]:
+    """Runs `work(engine)` on every rank of a model and returns their results. The ranks are threads of this
+    process, which start at once and show what each of them saw."""
+    numbers, threads = itertools.count(), torch.get_num_threads()
+
+    def in_ranks(ranks: int, model: Path, work: Callable[[Engine], Any], **config: Any) -> list[Any]:
+        rendezvous, ended = tmp_path / f"ranks-{next(numbers)}", queue.SimpleQueue[tuple[int, Any]]()
+        settings = EngineConfig(model=str(model), device="cpu", tensor_parallel=ranks, **config)
+
+        def live(rank: int) -> None:
+            try:
+                group = Communicator(Shard(rank, ranks), torch.device("cpu"), rendezvous)
+                ended.put((rank, work(Engine(settings, ranks=group))))
+            except BaseException as error:
+                ended.put((rank, error))
+
+        for rank in range(ranks):
+            threading.Thread(target=live, args=(rank,), daemon=True).start()
+        results = {}
+        while len(results) < ranks:  # a rank that fails leaves the others waiting for it
+            rank, result = ended.get(timeout=270)
+            if isinstance(result, BaseException):
+                raise result
+            results[rank] = result
+        return [results[rank] for rank in range(ranks)]
+
+    yield in_ranks
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

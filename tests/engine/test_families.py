@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,18 +83,66 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 }
 
 
+# What is split in ways of its own. Where there are fewer KV heads than ranks, some ranks hold the same ones.
+RANKS = [
+    ("llama", 2),
+    ("llama", 4),
+    ("llama-biases", 2),
+    ("mistral-window", 2),
+    ("qwen2", 2),
+    ("qwen3", 4),
+    ("mixtral", 2),
+    ("qwen2-moe", 2),
+    ("phi", 2),
+    ("phi3", 2),
+    ("falcon-7b", 2),
+    ("falcon-40b", 4),
+    ("falcon-rw", 2),
+    ("opt", 2),
+    ("opt-350m", 2),
+]
+GREEDY = SamplingParams(max_tokens=24, temperature=0.0)
+DRAW = random.Random(7)
+PROMPTS = [[DRAW.randrange(3, 512) for _ in range(length)] for length in (1, 5, 63, 64, 65, 130, 200)]
+
+
+@pytest.fixture(scope="module")
+def family_model(
+    tiny_model: Callable[..., Path], truth: Callable[[Path], Any]
+) -> Callable[[str], tuple[Path, list[list[int]]]]:
+    """A random model of a family, and what transformers says to PROMPTS with it."""
+
+    @cache
+    def of(family: str) -> tuple[Path, list[list[int]]]:
+        directory = tiny_model(CONFIGS[family]())
+        return directory, [truth(directory)(prompt, GREEDY.max_tokens) for prompt in PROMPTS]
+
+    return of
+
+
 @pytest.mark.parametrize("family", CONFIGS)
-def test_greedy_tokens_equal_transformers(
-    family: str, tiny_model: Callable[..., Path], truth: Callable[[Path], Any], make_engine: Any, run: Any
+def test_greedy_tokens_equal_transformers(family: str, family_model: Any, make_engine: Any, run: Any) -> None:
+    directory, expected = family_model(family)
+    engine = make_engine(directory, token_budget=96, kv_blocks=32)
+    ran = run(engine, [(prompt, GREEDY) for prompt in PROMPTS])
+    assert [got.token_ids for got in ran] == expected
+
+
+@pytest.mark.parametrize(("family", "ranks"), RANKS)
+def test_every_rank_has_the_tokens_of_transformers(
+    family: str, ranks: int, family_model: Any, in_ranks: Any, run: Any
 ) -> None:
-    directory = tiny_model(CONFIGS[family]())
-    expected = truth(directory)
-    draw = random.Random(7)
-    prompts = [[draw.randrange(3, 512) for _ in range(length)] for length in (1, 5, 63, 64, 65, 130, 200)]
-    engine = make_engine(directory, token_budget=96)
-    sampling = SamplingParams(max_tokens=24, temperature=0.0)
-    for prompt, got in zip(prompts, run(engine, [(prompt, sampling) for prompt in prompts]), strict=True):
-        assert got.token_ids == expected(prompt, 24), f"prompt of {len(prompt)} tokens"
+    """With mixed batches of a few tokens, a cache that is too small, and steps that overlap."""
+    directory, expected = family_model(family)
+    few = SamplingParams(max_tokens=10, temperature=0.0)
+
+    def work(engine: Any) -> tuple[list[list[int]], int]:
+        ran = run(engine, [(prompt, few) for prompt in PROMPTS[:6]])
+        return [got.token_ids for got in ran], engine.scheduler.num_preemptions
+
+    for tokens, preemptions in in_ranks(ranks, directory, work, token_budget=48, kv_blocks=5, overlap=True):
+        assert tokens == [whole[:10] for whole in expected[:6]]
+        assert preemptions > 0
 
 
 @pytest.mark.parametrize("overlap", [False, True])

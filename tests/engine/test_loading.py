@@ -1,6 +1,6 @@
 import pytest
 
-from mii.engine.loading import choose_device
+from mii.engine.device import choose_device
 from mii.errors import ModelLoadError
 
 

@@ -114,6 +114,14 @@ def test_engine_options_reach_the_engine():
     )
 
 
+def test_a_launchers_ranks_do_not_each_start_ranks(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert engine_config(parse_model_config("m", None, {})).tensor_parallel == 2
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(MIIError, match=r"rank 1 of 2 by a launcher.*run it once, with tensor_parallel=2"):
+        engine_config(parse_model_config("m", None, {}))
+
+
 def test_a_pipeline_runs_on_the_device_of_the_map():
     assert engine_config(parse_model_config("m", None, {"device_map": [[3]]})).device == "cuda:3"
 

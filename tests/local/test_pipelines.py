@@ -53,6 +53,10 @@ class Reverser:
         self.aborted = []
         self.steps = 0
         self.fail_at = None
+        self.closed = 0
+
+    def close(self):
+        self.closed += 1
 
     def add(self, request):
         self.requests.append(request)
@@ -166,9 +170,10 @@ def test_an_interrupted_call_leaves_nothing_in_the_engine(pipe, engine):
     assert pipe("ab")[0].generated_text == "ba"
 
 
-def test_destroyed_is_destroyed(pipe):
+def test_destroyed_is_destroyed(pipe, engine):
     pipe.destroy()
     pipe.destroy()
+    assert engine.closed == 1
     with pytest.raises(RuntimeError, match="destroyed"):
         pipe("a")
 

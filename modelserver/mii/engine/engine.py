@@ -10,24 +10,37 @@ import time
 from mii.config import BLOCK_SIZE, EngineConfig
 from mii.core import EngineInfo, EngineOutput, EngineRequest, EngineStats, SamplingParams, TokenLogprob
 from mii.engine.block_manager import BlockManager
-from mii.engine.loading import LoadedModel, load_model
+from mii.engine.loading import FoundModel, LoadedModel, find_model, load_model
 from mii.engine.memory import max_model_len, num_kv_blocks
 from mii.engine.model_runner import LaunchedStep, ModelRunner
 from mii.engine.scheduler import ScheduledBatch, Scheduler
 from mii.engine.sequence import Sequence, Status
+from mii.engine.tensor_parallel import Communicator
 from mii.models.source import shown
 
 _TOKEN_BUDGET = {"cpu": 256, "cuda": 8192}
 
 
 class Engine:
-    """One model on one device. Not thread-safe: one thread adds, aborts and steps."""
+    """One model, or one rank of it, on one device. Not thread-safe: one thread adds, aborts and steps.
 
-    def __init__(self, config: EngineConfig) -> None:
-        """Loads the model. Raises ModelLoadError."""
-        model = load_model(config)
+    Under tensor parallelism every rank has an engine, and all of them are told the same in the same order;
+    `leading.open_engine` sees to that. What is decided here depends on what an engine was told, and never on
+    a clock or on what one rank alone knows.
+    """
+
+    def __init__(
+        self, config: EngineConfig, *, found: FoundModel | None = None, ranks: Communicator | None = None
+    ) -> None:
+        """Loads the model, by default whatever `config` names; `ranks` is this rank's end of several. Raises
+        ModelLoadError."""
+        assert config.tensor_parallel == (ranks.shard.size if ranks else 1), "see leading.open_engine"
+        model = load_model(config, found or find_model(config), ranks)
         device = model.device.type
         blocks = num_kv_blocks(config, model.description, model.dtype, model.device)
+        if ranks is not None:
+            ranks.connect()
+            blocks = ranks.lowest(blocks)
         length = max_model_len(config, model.description, blocks)
         budget = config.token_budget or _TOKEN_BUDGET[device]
         self.overlap = device == "cuda" if config.overlap is None else config.overlap
@@ -70,6 +83,9 @@ class Engine:
         else:
             ready = launched
         return self._collect(ready) if ready is not None else []
+
+    def close(self) -> None:
+        """Ends the other ranks, where there are any; the engine is of no use afterwards."""
 
     def stats(self) -> EngineStats:
         stats, blocks = self._stats, self.scheduler.blocks

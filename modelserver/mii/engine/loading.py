@@ -1,29 +1,32 @@
 """From an EngineConfig to a decoder on its device."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from mii.config import EngineConfig
+from mii.engine.device import DTYPES, choose_device, choose_dtype, limit_threads, make_current
+from mii.engine.tensor_parallel import Communicator
 from mii.errors import ModelLoadError
-from mii.models.builder import Builder, Weights
+from mii.models.builder import Builder
 from mii.models.config import load_config
 from mii.models.decoder import Decoder
-from mii.models.description import Description
+from mii.models.description import Description, Names
+from mii.models.linears import Weights
 from mii.models.progress import loading_progress
 from mii.models.registry import describe
+from mii.models.shard import Shard, refuse_indivisible
 from mii.models.snapshot import Snapshot, fetch
 from mii.models.weights import RandomWeights, WeightReader, open_checkpoint
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_NO_DEVICE = "device {!r} is none of auto, cpu, cuda, cuda:N"
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     decoder: Decoder
-    description: Description
+    description: Description  # with the heads and KV heads of this rank
     snapshot: Snapshot
     device: torch.device
     dtype: torch.dtype
@@ -34,63 +37,71 @@ class LoadedModel:
         return "cpu" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
 
 
-def load_model(config: EngineConfig) -> LoadedModel:
-    """Raises ModelLoadError if the model cannot be had, is not supported or does not fit its description."""
-    begun = time.monotonic()
-    if config.cpu_threads is not None:
-        torch.set_num_threads(config.cpu_threads)
+@dataclass(frozen=True)
+class FoundModel:
+    """A model that is on this machine and that this engine serves; its weights are still unread."""
+
+    snapshot: Snapshot
+    description: Description  # of the whole model
+    names: Names
+    stored_dtype: str | None
+
+    @property
+    def path(self) -> Path:
+        return self.snapshot.gguf or self.snapshot.directory
+
+
+def find_model(config: EngineConfig) -> FoundModel:
+    """Fetches it. Raises ModelLoadError if it cannot be had, is not supported or cannot be split as asked."""
     _refuse_unserved(config)
-    device = choose_device(config.device)
     snapshot = fetch(config.model, config.revision, weights=not config.random_weights)
     model_config = load_config(snapshot)
     description, names = describe(model_config)
-    dtype = choose_dtype(config.dtype, device, model_config.get("torch_dtype") or model_config.get("dtype"))
-    length = config.max_model_len or description.max_position
+    refuse_indivisible(description, config.tensor_parallel)
+    stored = model_config.get("torch_dtype") or model_config.get("dtype")
+    return FoundModel(snapshot, description, names, stored)
+
+
+def load_model(config: EngineConfig, found: FoundModel, ranks: Communicator | None = None) -> LoadedModel:
+    """This rank's part of the model; `ranks` is its end of several. Raises ModelLoadError if the weights do
+    not fit the description."""
+    begun = time.monotonic()
+    shard = ranks.shard if ranks else Shard()
+    device = ranks.device if ranks else choose_device(config.device)
+    make_current(device)
+    limit_threads(config, device)
+    dtype = choose_dtype(config.dtype, device, found.stored_dtype)
 
     def build(weights: Weights) -> Decoder:
-        pack = config.prepack_weights
-        builder = Builder(description, names, weights, max_model_len=length, device=device, pack=pack)
-        return builder.build()
+        return Builder(
+            found.description,
+            found.names,
+            weights,
+            max_model_len=config.max_model_len or found.description.max_position,
+            device=device,
+            pack=config.prepack_weights,
+            shard=shard,
+            collectives=ranks,
+        ).build()
 
     if config.random_weights:
         decoder = build(RandomWeights(dtype=dtype, device=device))
     else:
-        checkpoint = open_checkpoint(snapshot)
-        with loading_progress(checkpoint.total_bytes) as on_bytes:
+        checkpoint = open_checkpoint(found.snapshot)
+        # The ranks read at the same time: one of them shows how far they are.
+        shown = loading_progress(checkpoint.total_bytes) if shard.rank == 0 else nullcontext()
+        with shown as on_bytes:
             decoder = build(
-                WeightReader(checkpoint, dtype=dtype, device=device, ignore=names.ignore, on_bytes=on_bytes)
+                WeightReader(
+                    checkpoint, dtype=dtype, device=device, ignore=found.names.ignore, on_bytes=on_bytes
+                )
             )
-    return LoadedModel(decoder, description, snapshot, device, dtype, time.monotonic() - begun)
-
-
-def choose_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:  # torch knows no such kind of device
-        raise ModelLoadError(_NO_DEVICE.format(name)) from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelLoadError(f"device {name!r}: torch sees no CUDA device here; use device='cpu' or 'auto'")
-    if device.type not in ("cpu", "cuda"):
-        raise ModelLoadError(_NO_DEVICE.format(name))
-    return device
-
-
-def choose_dtype(asked: str, device: torch.device, stored: str | None) -> torch.dtype:
-    """On a CPU float32 is fast and exact enough to equal transformers; a GPU runs the checkpoint's dtype."""
-    if asked != "auto":
-        return _DTYPES[asked]
-    if device.type == "cpu":
-        return torch.float32
-    wanted = _DTYPES.get((stored or "bfloat16").removeprefix("torch."), torch.bfloat16)
-    return torch.bfloat16 if wanted is torch.float32 else wanted
+    local = shard.local(found.description)
+    return LoadedModel(decoder, local, found.snapshot, device, dtype, time.monotonic() - begun)
 
 
 def _refuse_unserved(config: EngineConfig) -> None:
-    if config.tensor_parallel != 1:
-        raise ModelLoadError(f"tensor_parallel {config.tensor_parallel}: this engine runs on one device")
     if config.quantization != "none":
         raise ModelLoadError(f"quantization {config.quantization!r} is none of: none")
-    if config.dtype not in ("auto", *_DTYPES):
-        raise ModelLoadError(f"dtype {config.dtype!r} is none of auto, {', '.join(_DTYPES)}")
+    if config.dtype not in ("auto", *DTYPES):
+        raise ModelLoadError(f"dtype {config.dtype!r} is none of auto, {', '.join(DTYPES)}")

@@ -32,12 +32,14 @@ def block_bytes(description: Description, dtype: torch.dtype) -> int:
 def num_kv_blocks(
     config: EngineConfig, description: Description, dtype: torch.dtype, device: torch.device
 ) -> int:
-    """Raises ModelLoadError if not even one sequence of the asked length fits."""
+    """For one rank's part of the model. Raises ModelLoadError if not even one sequence of the asked length
+    fits."""
     free = free_bytes(device)
+    ranks = config.tensor_parallel if device.type == "cpu" else 1  # that share this memory
     if config.kv_blocks is not None:
         blocks = config.kv_blocks
     else:
-        room = min(free, CPU_KV_LIMIT) if device.type == "cpu" else free
+        room = min(free, CPU_KV_LIMIT) // ranks if device.type == "cpu" else free
         blocks = int(room * config.kv_memory_fraction) // block_bytes(description, dtype)
     needed = blocks_for(config.max_model_len) if config.max_model_len else 1
     if blocks < needed:

@@ -6,10 +6,9 @@ Requests come in and results go out over two private ZeroMQ sockets, one message
 
 import logging
 import os
-import shutil
 import sys
-import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,10 +17,13 @@ import zmq
 
 from mii.core import AbortRequest, EngineOutput, StepOutputs
 from mii.engine.engine import Engine
+from mii.engine.leading import open_engine
 from mii.engine.messages import Failed, FromEngine, Startup, ToEngine
+from mii.engine.parent import end_with_parent
 from mii.errors import InvalidRequest, MIIError
 
 HEARTBEAT_MS = 500  # how long an idle engine waits before it says that it lives
+LAST_WORDS_MS = 2000  # how long the parent may take to hear them
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +32,15 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s engine: %(message)s")
     startup = msgspec.json.decode(sys.stdin.buffer.readline(), type=Startup)
     sockets = Path(startup.inbox.removeprefix("ipc://")).parent
-    threading.Thread(target=_end_with_parent, args=(sockets,), daemon=True).start()
+    end_with_parent(sockets)
     context = zmq.Context()
     inbox, outbox = context.socket(zmq.PULL), context.socket(zmq.PUSH)
-    outbox.setsockopt(zmq.LINGER, 2000)
+    outbox.setsockopt(zmq.LINGER, LAST_WORDS_MS)
     inbox.connect(startup.inbox)
     outbox.connect(startup.outbox)
     loop = _Loop(inbox, outbox)
     try:
-        loop.run(Engine(startup.config))
+        loop.run(open_engine(startup.config, on_lost=partial(_give_up, startup.outbox)))
     except MIIError as error:
         loop.send(Failed(str(error)))
     except Exception as error:
@@ -93,12 +95,13 @@ class _Loop:
         return []
 
 
-def _end_with_parent(sockets: Path) -> None:
-    """The parent holds our standard input; when it is gone, however it went, so are we and its sockets."""
-    while sys.stdin.buffer.read(1):
-        pass
-    shutil.rmtree(sockets, ignore_errors=True)
-    os._exit(0)
+def _give_up(outbox: str, reason: str) -> NoReturn:
+    """Ends this process from a thread, for its main one may be waiting for a rank that is gone."""
+    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
+        socket.setsockopt(zmq.LINGER, LAST_WORDS_MS)
+        socket.connect(outbox)
+        socket.send(msgspec.msgpack.encode(Failed(reason)))
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,66 @@
+"""What an engine runs on: the device of each rank, the type of its numbers, its threads."""
+
+import torch
+
+from mii.config import EngineConfig
+from mii.errors import ModelLoadError
+from mii.local.devices import usable_cores
+from mii.models.shard import Shard
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_NO_DEVICE = "device {!r} is none of auto, cpu, cuda, cuda:N"
+
+
+def choose_device(name: str, shard: Shard | None = None) -> torch.device:
+    """The device of a rank: of several, rank i has the i-th visible GPU."""
+    shard = shard or Shard()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # torch knows no such kind of device
+        raise ModelLoadError(_NO_DEVICE.format(name)) from None
+    if device.type not in ("cpu", "cuda"):
+        raise ModelLoadError(_NO_DEVICE.format(name))
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.is_available():
+        raise ModelLoadError(f"device {name!r}: torch sees no CUDA device here; use device='cpu' or 'auto'")
+    if shard.size == 1:
+        return device
+    if device.index is not None:
+        raise ModelLoadError(
+            f"device {name!r} is one GPU, tensor_parallel {shard.size} needs as many: use device='cuda', and "
+            "CUDA_VISIBLE_DEVICES to say which"
+        )
+    if (visible := torch.cuda.device_count()) < shard.size:
+        raise ModelLoadError(
+            f"tensor_parallel {shard.size} needs {shard.size} GPUs, torch sees {visible}: lower it, or widen "
+            "CUDA_VISIBLE_DEVICES"
+        )
+    return torch.device("cuda", shard.rank)
+
+
+def make_current(device: torch.device) -> None:
+    """For what torch does on "the current device": events and pinned memory, say."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+
+def limit_threads(config: EngineConfig, device: torch.device) -> None:
+    """The ranks of a CPU share its cores."""
+    threads = config.cpu_threads
+    if device.type == "cpu" and config.tensor_parallel > 1:
+        threads = max(1, (threads or usable_cores()) // config.tensor_parallel)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def choose_dtype(asked: str, device: torch.device, stored: str | None) -> torch.dtype:
+    """On a CPU float32 is fast and exact enough to equal transformers; a GPU runs the checkpoint's dtype."""
+    if asked != "auto":
+        return DTYPES[asked]
+    if device.type == "cpu":
+        return torch.float32
+    wanted = DTYPES.get((stored or "bfloat16").removeprefix("torch."), torch.bfloat16)
+    return torch.bfloat16 if wanted is torch.float32 else wanted
