@@ -6,6 +6,7 @@ from mii_spec.sizing import GpuFacts
 from mii_spec.source import VolumeModel
 from mii_spec.spec import MIIDeployment, Spec
 
+REPLICAS_A_CORE = 4  # more processes than this only wait for each other
 _NO_SECRETS = "there are no Secrets outside a cluster; remove the field"
 
 
@@ -15,13 +16,13 @@ def local_facts(*, gpus: int = 0, gpu_memory: int | None = None, model: ModelFac
     return Facts(model=model, gpu=gpu)
 
 
-def local_refusals(deployment: MIIDeployment, *, gpus: int = 0) -> list[str]:
+def local_refusals(deployment: MIIDeployment, *, gpus: int = 0, cores: int = 1) -> list[str]:
     """One line per field that needs a cluster, with what to do instead; empty when processes can serve it.
 
-    Fields without a meaning for processes (cache volumes, podTemplate, rollout.strategy, gateway.replicas)
-    are not refused. `gpus` are this machine's.
+    `gpus` and `cores` are this machine's. What pods alone have is not refused: see `unused_fields`.
     """
     spec = deployment.spec
+    most = REPLICAS_A_CORE * cores
     needed = needed_gpus(spec)
     gateway = spec.gateway
     refused = (
@@ -30,9 +31,26 @@ def local_refusals(deployment: MIIDeployment, *, gpus: int = 0) -> list[str]:
         (spec.token_secret_ref, f"spec.tokenSecretRef: {_NO_SECRETS}; set HF_TOKEN in the environment"),
         (gateway.api_keys_secret_ref, f"spec.gateway.apiKeysSecretRef: {_NO_SECRETS}"),
         (gateway.tls_secret_ref, f"spec.gateway.tlsSecretRef: {_NO_SECRETS}"),
+        (
+            spec.replicas > most,
+            f"spec.replicas: {spec.replicas} asked for, {cores} core(s) take at most {most} processes",
+        ),
         (spec.autoscaling, "spec.autoscaling: needs a cluster; remove it and set replicas"),
     )
     return [message for applies, message in refused if applies]
+
+
+def unused_fields(deployment: MIIDeployment) -> list[str]:
+    """The fields that this manifest sets and only pods have a use for."""
+    spec = deployment.spec
+    given = (
+        ("spec.cache", spec.cache),
+        ("spec.gateway.replicas", spec.gateway.replicas),
+        ("spec.rollout.strategy", spec.rollout.strategy),
+        ("spec.podTemplate", spec.pod_template),
+    )
+    plain = (Spec.model_fields["cache"].default, 1, "auto", Spec.model_fields["pod_template"].default)
+    return [name for (name, value), default in zip(given, plain, strict=True) if value != default]
 
 
 def needed_gpus(spec: Spec) -> int:

@@ -66,7 +66,7 @@ def test_wrong_fields_are_listed_one_a_line(written, capsys):
 
 
 def test_more_than_one_document_is_refused(written, capsys):
-    assert main(["up", "-f", written(MANIFEST + "---\nkind: Secret\n")]) == 1
+    assert main(["up", "-f", written(MANIFEST + "---\nkind: Secret\n")]) == 2
     assert "MIIDeployment/demo, Secret/no name" in capsys.readouterr().err
 
 

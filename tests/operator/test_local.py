@@ -2,7 +2,7 @@
 
 import pytest
 
-from mii_operator.local import local_facts, local_refusals
+from mii_operator.local import local_facts, local_refusals, unused_fields
 from mii_operator.plan import plan
 from mii_spec.sizing import GIB
 
@@ -17,27 +17,36 @@ from mii_spec.sizing import GIB
         ({"gateway": {"apiKeysSecretRef": {"name": "k"}}}, "spec.gateway.apiKeysSecretRef"),
         ({"gateway": {"tlsSecretRef": {"name": "t"}}}, "spec.gateway.tlsSecretRef"),
         ({"autoscaling": {"min": 1, "max": 2}}, "spec.autoscaling"),
+        ({"replicas": 9}, "spec.replicas"),
     ],
 )
 def test_what_needs_a_cluster_is_refused_by_name(deployment, spec, field):
-    [refusal] = local_refusals(deployment(**spec), gpus=1)
+    [refusal] = local_refusals(deployment(**spec), gpus=1, cores=2)
     assert refusal.startswith(f"{field}: ")
 
 
 @pytest.mark.parametrize(
-    "spec",
+    ("spec", "unused"),
     [
-        {},
-        {"gpus": 0},
-        {"gpus": 1},
-        {"tensorParallel": 1},
-        {"gpus": 0, "tensorParallel": 2},
-        {"replicas": 3, "cache": {"claimName": "c"}, "podTemplate": {"spec": {"nodeSelector": {}}}},
-        {"gateway": {"replicas": 2}, "rollout": {"strategy": "surge"}},
+        ({}, []),
+        ({"gpus": 0}, []),
+        ({"gpus": 1}, []),
+        ({"tensorParallel": 1}, []),
+        ({"gpus": 0, "tensorParallel": 3}, []),
+        (
+            {"replicas": 8, "cache": {"claimName": "c"}, "podTemplate": {"spec": {"nodeSelector": {}}}},
+            ["spec.cache", "spec.podTemplate"],
+        ),
+        (
+            {"gateway": {"replicas": 2}, "rollout": {"strategy": "surge"}},
+            ["spec.gateway.replicas", "spec.rollout.strategy"],
+        ),
+        ({"gateway": {"replicas": 1}, "rollout": {"strategy": "auto"}}, []),
     ],
 )
-def test_the_rest_is_not(deployment, spec):
-    assert local_refusals(deployment(**spec), gpus=1) == []
+def test_the_rest_is_not_but_it_is_said_what_has_no_use(deployment, spec, unused):
+    assert local_refusals(deployment(**spec), gpus=1, cores=2) == []
+    assert unused_fields(deployment(**spec)) == unused
 
 
 def test_all_refusals_at_once(deployment):

@@ -18,7 +18,7 @@ from mii.local.follow import following
 from mii.local.plan import LocalPlan, Ports
 from mii.local.supervise import supervise
 from mii.local.view import ForgivingConsole, TerminalView
-from mii_operator.local import local_facts, local_refusals
+from mii_operator.local import local_facts, local_refusals, unused_fields
 from mii_operator.plan import Plan, PlanRefused
 from mii_operator.plan import plan as plan_deployment
 from mii_spec.errors import SpecError
@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     prepared = prepare(deployment, host=args.host, port=args.port, grpc_port=args.grpc_port)
     logs = state.log_dir(prepared.name)
     console = ForgivingConsole(soft_wrap=True)
+    if unused := unused_fields(deployment):
+        console.print(f"Without a cluster there is no use for {', '.join(unused)}.", highlight=False)
     followed = _logs_followed(console, prepared, logs) if args.verbose else nullcontext()
     with followed, TerminalView(console, prepared, logs=logs) as view:
         supervise(prepared, view)
@@ -110,7 +112,7 @@ def local_plan(
 
 def _planned(deployment: MIIDeployment, gpus: list[Gpu]) -> Plan:
     """Raises MIIError naming every field that needs a cluster, or the reason why nothing can run."""
-    if refusals := local_refusals(deployment, gpus=len(gpus)):
+    if refusals := local_refusals(deployment, gpus=len(gpus), cores=devices.usable_cores()):
         raise MIIError("this manifest cannot run on this machine:\n  " + "\n  ".join(refusals))
     memories = [gpu.memory_bytes for gpu in gpus if gpu.memory_bytes is not None]
     facts = local_facts(gpus=len(gpus), gpu_memory=min(memories, default=None))
