@@ -1,0 +1,80 @@
+"""The kernels' library through ctypes: its functions' types, and its error codes as exceptions."""
+
+import ctypes
+from ctypes import POINTER, c_char_p, c_float, c_int, c_int64, c_void_p
+from pathlib import Path
+from typing import Any
+
+from mii_kernels import build
+
+DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}  # mii_dtype
+SUPPORTED = "devices of compute capability 8.x and 9.0"
+
+_ERRORS = {
+    35: "the NVIDIA driver is too old for CUDA 13, which needs driver 580 or newer",
+    100: "there is no CUDA device",
+    209: f"the library has no code for this device; it serves {SUPPORTED}",
+}
+
+# By name: the arguments' types, in the order of csrc/mii.h. All return cudaError_t, except the last.
+FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "mii_device_capability": (c_int, POINTER(c_int), POINTER(c_int)),
+    "mii_rms_norm": (*[c_void_p] * 5, *[c_int64] * 4, c_float, c_int, c_void_p),
+    "mii_layer_norm": (*[c_void_p] * 6, *[c_int64] * 4, c_float, c_int, c_void_p),
+}
+ERROR_STRING = "mii_error_string"
+
+
+class KernelError(RuntimeError):
+    """The kernels' library cannot be had, or one of its functions failed."""
+
+
+class Library:
+    """A loaded library of the ABI in csrc/mii.h."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises KernelError if the file is no such library."""
+        try:
+            self._dll = ctypes.CDLL(str(path))
+            self._error_string = self._dll[ERROR_STRING]
+            self._functions = {name: self._dll[name] for name in FUNCTIONS}
+        except (OSError, AttributeError) as error:
+            raise KernelError(f"{path} is not the library of these kernels: {error}") from error
+        self._error_string.argtypes, self._error_string.restype = (c_int,), c_char_p
+        for name, function in self._functions.items():
+            function.argtypes, function.restype = FUNCTIONS[name], c_int
+
+    def call(self, name: str, *args: Any) -> None:
+        """Calls a function by name. Raises KernelError with what CUDA says if it fails."""
+        code = self._functions[name](*args)
+        if code:
+            said = self._error_string(code).decode()
+            hint = f": {_ERRORS[code]}" if code in _ERRORS else ""
+            raise KernelError(f"{name}: CUDA error {code}, {said}{hint}")
+
+    def capability(self, device: int) -> tuple[int, int]:
+        """Major and minor compute capability. Raises KernelError without device or with too old a driver."""
+        major, minor = c_int(), c_int()
+        self.call("mii_device_capability", device, ctypes.byref(major), ctypes.byref(minor))
+        return major.value, minor.value
+
+
+def load(device: int) -> Library:
+    """The library, built if need be, for one CUDA device. Raises KernelError that says what is missing."""
+    try:
+        library = Library(build.build())
+    except (build.BuildError, OSError) as error:
+        raise KernelError(str(error)) from error
+    capability = library.capability(device)
+    if not serves(capability):
+        raise KernelError(
+            "CUDA device {} has compute capability {}.{}; the kernels serve {}: use `--kernels torch`".format(
+                device, *capability, SUPPORTED
+            )
+        )
+    return library
+
+
+def serves(capability: tuple[int, int]) -> bool:
+    """Whether the library has code for the device: that of sm_80 runs on all 8.x, that of sm_90a on 9.0."""
+    return capability[0] == 8 or capability == (9, 0)

@@ -1,0 +1,49 @@
+// How a kernel is started, with nvcc and in the tests' emulator alike: `launch<kernel>(shape, arguments...)`.
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace mii {
+
+constexpr size_t DEFAULT_SHARED_BYTES = 48 * 1024;  // of a block, without asking for more
+
+struct LaunchShape {
+    dim3 grid;
+    dim3 block;
+    cudaStream_t stream;
+    size_t shared_bytes = 0;  // dynamic
+};
+
+// Arguments convert to the kernel's parameter types. An empty grid is no error: nothing is launched.
+template <auto *kernel, typename... Args>
+cudaError_t launch(const LaunchShape &shape, Args... args) {
+    if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return cudaSuccess;
+    if (shape.shared_bytes > DEFAULT_SHARED_BYTES) {
+        cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                 static_cast<int>(shape.shared_bytes));
+        if (error != cudaSuccess) return error;
+    }
+    cudaLaunchConfig_t config = {};
+    config.gridDim = shape.grid;
+    config.blockDim = shape.block;
+    config.dynamicSmemBytes = shape.shared_bytes;
+    config.stream = shape.stream;
+    return cudaLaunchKernelEx(&config, kernel, args...);
+}
+
+// The block's dynamic shared memory, aligned to 128 bytes.
+__device__ inline unsigned char *dynamic_shared() {
+#ifdef MII_EMULATED
+    return emulator::dynamic_shared();
+#else
+    extern __shared__ __align__(128) unsigned char mii_dynamic_shared[];
+    return mii_dynamic_shared;
+#endif
+}
+
+template <typename Integer>
+constexpr __host__ __device__ Integer ceil_div(Integer a, Integer b) {
+    return (a + b - 1) / b;
+}
+
+}  // namespace mii

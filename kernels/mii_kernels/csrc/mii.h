@@ -1,0 +1,36 @@
+/* The whole C ABI of the kernels.
+ *
+ * A launcher takes raw device pointers, sizes in elements, and the stream last. It allocates nothing, never
+ * synchronises and returns the error of its own launch, so that all of it can be captured in a CUDA graph.
+ * Outputs come first, then inputs, sizes, options, dtype and stream. Tensors are contiguous unless a stride is
+ * among the arguments; `void *` is of `dtype`. Pointers may have any alignment that their elements have.
+ */
+#ifndef MII_H
+#define MII_H
+
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+#define MII_API extern "C" __attribute__((visibility("default")))
+#else
+#define MII_API
+#endif
+
+typedef enum { MII_FLOAT32 = 0, MII_BFLOAT16 = 1, MII_FLOAT16 = 2 } mii_dtype;
+
+/* device.cu */
+MII_API cudaError_t mii_device_capability(int device, int *major, int *minor);
+MII_API const char *mii_error_string(int error);
+
+/* norms.cu: out, summed [rows, n]; x, residual [rows, n], but without a residual (and summed: null) row r of x is
+ * at (r / inner) * stride + (r % inner) * n. weight, bias [n]; those of LayerNorm may be null. At most 4096 vectors
+ * of 16 bytes a row, or 4096 elements where n or a pointer is no multiple of that. */
+MII_API cudaError_t mii_rms_norm(void *out, void *summed, const void *x, const void *residual, const void *weight,
+                                 int64_t rows, int64_t n, int64_t inner, int64_t stride, float eps,
+                                 mii_dtype dtype, cudaStream_t stream);
+MII_API cudaError_t mii_layer_norm(void *out, void *summed, const void *x, const void *residual,
+                                   const void *weight, const void *bias, int64_t rows, int64_t n, int64_t inner,
+                                   int64_t stride, float eps, mii_dtype dtype, cudaStream_t stream);
+
+#endif

@@ -1,0 +1,71 @@
+// The only place with PTX: asynchronous copies, matrix loads, tensor-core products. sm_80 and newer.
+// Names and operand layouts follow the PTX ISA, sections "cp.async", "ldmatrix" and "mma.m16n8k16".
+#pragma once
+
+#include <type_traits>
+
+#include "dtypes.cuh"
+
+#ifdef MII_EMULATED
+#include "ptx_emulated.h"
+#else
+
+namespace mii::ptx {
+
+__device__ inline unsigned shared_address(const void *shared) {
+    return static_cast<unsigned>(__cvta_generic_to_shared(shared));
+}
+
+// Starts a copy of 16 bytes, aligned to 16, past L1. Where not `valid`, zeros are written and nothing is read.
+__device__ inline void cp_async_16(void *shared, const void *global, bool valid = true) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(shared)), "l"(global),
+                 "r"(valid ? 16 : 0)
+                 : "memory");
+}
+
+// Closes the group of the copies that this thread has started since the last one.
+__device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
+
+// Waits until at most `pending` of this thread's groups are under way; __syncthreads makes others' visible.
+template <int pending>
+__device__ inline void cp_async_wait() {
+    asm volatile("cp.async.wait_group %0;\n" ::"n"(pending) : "memory");
+}
+
+// Four 8x8 matrices of 16-bit elements. Lane i gives the address of row i % 8 of matrix i / 8 (16 bytes, aligned
+// to 16); out[m] holds columns 2 (lane % 4) and the next of row lane / 4 of matrix m.
+__device__ inline void ldmatrix_x4(unsigned (&out)[4], const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+// The same, with each matrix transposed.
+__device__ inline void ldmatrix_x4_trans(unsigned (&out)[4], const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+// d [16, 8] += a [16, 16] b [16, 8], a and b of T (bfloat16 or float16), d float.
+template <typename T>
+__device__ inline void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    static_assert(std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>, "16-bit tensor cores");
+    if constexpr (std::is_same_v<T, bfloat16>) {
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                     "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    } else {
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                     "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    }
+}
+
+}  // namespace mii::ptx
+
+#endif

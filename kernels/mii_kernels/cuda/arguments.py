@@ -1,0 +1,31 @@
+"""What launchers take, from tensors."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mii_kernels._lib import DTYPES, Library
+
+_CODES = {getattr(torch, name): code for name, code in DTYPES.items()}
+
+
+def served(*tensors: Tensor | None) -> bool:
+    """Whether all have one dtype, and one that kernels have."""
+    dtypes = {x.dtype for x in tensors if x is not None}
+    return len(dtypes) == 1 and dtypes <= _CODES.keys()
+
+
+def launch(library: Library, name: str, *args: Any, on: Tensor) -> None:
+    """Calls a launcher on the current stream of `on`'s device. Tensors go as pointers, dtypes as codes."""
+    if not on.is_cuda:  # the tests' library, which runs on the CPU
+        library.call(name, *map(_argument, args), 0)
+        return
+    with torch.cuda.device(on.device):
+        library.call(name, *map(_argument, args), torch.cuda.current_stream().cuda_stream)
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.data_ptr()
+    return _CODES[value] if isinstance(value, torch.dtype) else value
