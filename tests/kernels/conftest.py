@@ -1,14 +1,19 @@
-"""Random ragged batches over a paged cache, for every operation that takes one."""
+"""Random ragged batches over a paged cache, and our kernels: in the emulator on the CPU, and on a GPU."""
 
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from mii_kernels import _lib, cuda
 from mii_kernels.batch import RaggedBatch
+
+from .emulated import build_emulated
 
 BLOCK_SIZE = 64
 
@@ -27,6 +32,47 @@ class Paged:
         table, length = self.tables[sequence], self.batch.context_lens_host[sequence]
         rows = [cache[table[place // BLOCK_SIZE], :, place % BLOCK_SIZE] for place in range(length)]
         return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Our kernels on one device; `run.rms_norm(...)` takes what `reference.rms_norm` does."""
+
+    run: Any
+    device: torch.device
+
+
+@pytest.fixture(scope="session")
+def emulated(pytestconfig: pytest.Config) -> Callable[..., _lib.Library]:
+    """Makes the library that runs on the CPU. Skips where g++ is missing."""
+
+    def make() -> _lib.Library:
+        compiler = shutil.which("g++")
+        if compiler is None:
+            pytest.skip("needs g++")
+        return _lib.Library(build_emulated(pytestconfig.cache.mkdir("emulator"), compiler))
+
+    return make
+
+
+@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.cuda)])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernels:
+    """Outputs are poisoned: what a kernel leaves out is NaN, or an absurd integer."""
+    monkeypatch.setattr(torch, "empty", _poisoned(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", _poisoned(torch.empty_like))
+    if request.param == "emulated":
+        return Kernels(cuda.backend(request.getfixturevalue("emulated")()), torch.device("cpu"))
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return Kernels(cuda.backend(_lib.load(0)), torch.device("cuda", 0))
+
+
+def _poisoned(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def empty(*args: Any, **options: Any) -> Tensor:
+        out = make(*args, **options)
+        return out.fill_(torch.nan if out.is_floating_point() else torch.iinfo(out.dtype).min)
+
+    return empty
 
 
 @pytest.fixture

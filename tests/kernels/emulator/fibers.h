@@ -1,0 +1,183 @@
+// Runs a grid on the CPU: blocks one after another, a block's threads as cooperative fibers that switch only
+// where they wait for each other. What a GPU does in any order is done here in an order that differs from round to
+// round, so that a missing barrier shows. A block whose threads wait for ever is an error that names it.
+#pragma once
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+struct uint3 { unsigned x, y, z; };
+struct dim3 {
+    unsigned x, y, z;
+    constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+inline uint3 threadIdx, blockIdx;
+inline dim3 blockDim, gridDim;
+
+namespace emulator {
+
+constexpr size_t STACK_BYTES = 256 * 1024;
+constexpr unsigned char POISON = 0xee;
+
+enum class State { READY, AT_BARRIER, IN_WARP, DONE };
+
+struct Copy { void *to; const void *from; size_t bytes; };  // from nothing: zeros
+
+struct Thread {
+    State state;
+    uint3 index;
+    unsigned mask;     // while IN_WARP: the lanes that it waits for
+    const char *name;  // and the operation
+    void *data;
+    std::vector<std::vector<Copy>> copies;  // cp.async: groups, the last one still open
+    bool started;
+    jmp_buf here;
+    ucontext_t context;
+};
+
+inline std::vector<Thread *> threads;  // of the block; more may be left over from larger ones
+inline unsigned num_threads, current;
+inline std::function<void()> body;
+inline jmp_buf scheduler;
+inline std::vector<unsigned char> shared_bytes;
+inline std::string failure;  // what cudaGetErrorString says of cudaErrorLaunchFailure
+inline size_t round_number;
+
+inline Thread &self() { return *threads[current]; }
+inline Thread *warp_of(unsigned thread) { return threads[thread & ~31u]; }
+
+inline __attribute__((noinline)) void suspend() {
+    if (_setjmp(self().here) == 0) _longjmp(scheduler, 1);
+}
+
+inline void wait(State state) {
+    self().state = state;
+    suspend();
+}
+
+inline void fiber() {
+    for (;;) {
+        body();
+        wait(State::DONE);
+    }
+}
+
+// Returns when the thread waits or has ended.
+inline __attribute__((noinline)) void resume(unsigned thread) {
+    current = thread;
+    Thread &it = *threads[thread];
+    threadIdx = it.index;
+    if (_setjmp(scheduler)) return;
+    if (it.started) _longjmp(it.here, 1);
+    it.started = true;
+    getcontext(&it.context);
+    it.context.uc_stack.ss_sp = malloc(STACK_BYTES);
+    it.context.uc_stack.ss_size = STACK_BYTES;
+    makecontext(&it.context, fiber, 0);
+    setcontext(&it.context);
+}
+
+inline void prepare_block(size_t dynamic_bytes) {
+    num_threads = blockDim.x * blockDim.y * blockDim.z;
+    while (threads.size() < num_threads) threads.push_back(new Thread{});
+    for (unsigned i = 0; i < num_threads; ++i) {
+        threads[i]->state = State::READY;
+        threads[i]->index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
+        threads[i]->copies.assign(1, {});
+    }
+    shared_bytes.assign(dynamic_bytes + 256, POISON);  // aligned by hand, and a guard behind
+}
+
+inline unsigned char *dynamic_shared() {
+    auto address = reinterpret_cast<uintptr_t>(shared_bytes.data());
+    return reinterpret_cast<unsigned char *>((address + 127) / 128 * 128);
+}
+
+inline unsigned count(State state) {
+    unsigned n = 0;
+    for (unsigned i = 0; i < num_threads; ++i) n += threads[i]->state == state;
+    return n;
+}
+
+inline bool fail(const std::string &what) {
+    auto place = [](uint3 at) {
+        return "(" + std::to_string(at.x) + ", " + std::to_string(at.y) + ", " + std::to_string(at.z) + ")";
+    };
+    failure = what + " in block " + place(blockIdx);
+    for (unsigned i = 0; i < num_threads; ++i) {
+        if (threads[i]->state == State::DONE) continue;
+        const char *at = threads[i]->state == State::AT_BARRIER ? "__syncthreads" : threads[i]->name;
+        failure += "; thread " + place(threads[i]->index) + " is at " + at;
+        break;
+    }
+    threads.clear();  // their stacks hold frames that will never return
+    return false;
+}
+
+inline bool run_block(size_t dynamic_bytes) {
+    prepare_block(dynamic_bytes);
+    for (;;) {
+        bool progress = false;
+        size_t start = 7 * round_number++;
+        for (unsigned i = 0; i < num_threads; ++i) {
+            unsigned thread = (start + i * 1031) % num_threads;  // a prime: visits all
+            if (threads[thread]->state != State::READY) continue;
+            progress = true;
+            resume(thread);
+        }
+        unsigned done = count(State::DONE), waiting = count(State::AT_BARRIER);
+        if (done == num_threads) break;
+        if (done + waiting == num_threads) {
+            for (unsigned i = 0; i < num_threads; ++i)
+                if (threads[i]->state == State::AT_BARRIER) threads[i]->state = State::READY;
+        } else if (!progress) {
+            return fail("deadlock");
+        }
+    }
+    for (int i = 0; i < 128; ++i)
+        if (dynamic_shared()[dynamic_bytes + i] != POISON) return fail("write past the dynamic shared memory");
+    return true;
+}
+
+inline bool run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, std::function<void()> kernel) {
+    gridDim = grid, blockDim = block, body = std::move(kernel);
+    for (unsigned z = 0; z < grid.z; ++z)
+        for (unsigned y = 0; y < grid.y; ++y)
+            for (unsigned x = 0; x < grid.x; ++x) {
+                blockIdx = {x, y, z};
+                if (!run_block(dynamic_bytes)) return false;
+            }
+    return true;
+}
+
+// A rendezvous of the lanes in `mask`: the last to come does `op` on all lanes' data (null: not in the mask).
+template <typename Data, typename Op>
+void collective(const char *name, unsigned mask, Data &data, Op op) {
+    unsigned first = current & ~31u;
+    Thread &me = self();
+    me.state = State::IN_WARP, me.mask = mask, me.name = name, me.data = &data;
+    Data *lanes[32] = {};
+    bool complete = mask >> (current & 31) & 1;
+    for (unsigned lane = 0; lane < 32; ++lane) {
+        if (!(mask >> lane & 1)) continue;
+        if (first + lane >= num_threads) { complete = false; break; }
+        Thread &other = *threads[first + lane];
+        complete = complete && other.state == State::IN_WARP && other.mask == mask && other.name == name;
+        lanes[lane] = static_cast<Data *>(other.data);
+    }
+    if (!complete) return suspend();
+    op(lanes);
+    for (unsigned lane = 0; lane < 32; ++lane)
+        if (lanes[lane]) threads[first + lane]->state = State::READY;
+}
+
+}  // namespace emulator
+
+inline void __syncthreads() { emulator::wait(emulator::State::AT_BARRIER); }
