@@ -1,21 +1,23 @@
 """The operations of the model, as the engine calls them.
 
-Each function checks shapes, then runs the backend of its tensors' device. Shapes are in brackets; results
-have the dtype of the input unless said otherwise. D is head_dim, H query heads, K KV heads, and the KV
-cache of a layer is one tensor for K and one for V, [blocks, K, block_size, D] each, so that the tile of
-one (block, head) is contiguous.
+Each function checks shapes, then runs the backend of its tensors' device; `use_kernels` chooses that of CUDA
+tensors. Shapes are in brackets; results have the dtype of the input unless said otherwise. D is head_dim, H
+query heads, K KV heads, and the KV cache of a layer is one tensor for K, one for V, [blocks, K, block_size,
+D] each, so that the tile of one (block, head) is contiguous.
 """
 
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor
 
-from mii_kernels import reference
+from mii_kernels import _lib, cuda, reference
+from mii_kernels._lib import KernelError
 from mii_kernels.batch import RaggedBatch
 from mii_kernels.reference.activations import ACTIVATIONS
 
 __all__ = [
+    "KERNELS",
+    "KernelError",
     "RaggedBatch",
     "activate",
     "activate_and_mul",
@@ -33,9 +35,23 @@ __all__ = [
     "rms_norm",
     "rope_and_store_kv",
     "sample",
+    "use_kernels",
 ]
 
-_CUDA: ModuleType = reference  # torch runs the references on a GPU as they are
+KERNELS = ("auto", "cuda", "torch")
+_cuda: Any = reference  # what CUDA tensors run on: torch runs the references on a GPU as they are
+
+
+def use_kernels(choice: str, device: int = 0) -> None:
+    """What the operations on CUDA tensors run on in this process, which uses one CUDA device.
+
+    `torch`: the references; `cuda`: our kernels, KernelError if they cannot be had for the device; `auto`:
+    for now the references, because the kernels have not been tested on a GPU yet.
+    """
+    global _cuda
+    if choice not in KERNELS:
+        raise KernelError(f"kernels {choice!r} is none of {', '.join(KERNELS)}")
+    _cuda = cuda.backend(_lib.load(device)) if choice == "cuda" else reference
 
 
 def pack_weight(weight: Tensor) -> Tensor:
@@ -224,8 +240,8 @@ def _is_table(x: Tensor) -> bool:
 
 
 def _backend(tensor: Tensor) -> Any:
-    """The module that serves this tensor's device."""
-    return _CUDA if tensor.is_cuda else reference
+    """What serves this tensor's device."""
+    return _cuda if tensor.is_cuda else reference
 
 
 def _check(condition: bool, op: str, **tensors: Tensor) -> None:

@@ -32,6 +32,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     prefix_cache: bool = True
     overlap: bool | None = None  # schedule step N+1 while N runs; None: where the device is asynchronous
     prepack_weights: bool = True  # copy weights into the CPU backend's fastest layout
+    kernels: str = "auto"  # what a CUDA device runs: auto | cuda | torch, as mii_kernels.ops.use_kernels says
     random_weights: bool = False  # weights drawn at random: only config and tokenizer are read
     tensor_parallel: Count = 1  # ranks: processes that share one model, each on a GPU of its own
     quantization: str = "none"

@@ -53,6 +53,11 @@ class ServerArgs:
     prefix_cache: bool = option(True, "reuse KV blocks of equal prompt prefixes")
     overlap: bool | None = option(None, "schedule a step ahead; default: by device")
     prepack_weights: bool = option(True, "copy weights into the layout that the CPU multiplies fastest")
+    kernels: str = option(
+        "auto",
+        "what a GPU runs: cuda, our kernels, not yet tested on hardware; torch, PyTorch's; auto: torch",
+        choices=("auto", "cuda", "torch"),
+    )
     random_weights: bool = option(False, "random weights (benchmarks): only config and tokenizer are read")
     tensor_parallel: int = option(1, "GPUs that share one model; on a CPU, processes", least=1)
     quantization: str = option("none", "weights at load", choices=("none",))

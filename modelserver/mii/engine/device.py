@@ -6,6 +6,7 @@ from mii.config import EngineConfig
 from mii.errors import ModelLoadError
 from mii.local.devices import usable_cores
 from mii.models.shard import Shard
+from mii_kernels import ops
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _NO_DEVICE = "device {!r} is none of auto, cpu, cuda, cuda:N"
@@ -45,6 +46,16 @@ def make_current(device: torch.device) -> None:
     """For what torch does on "the current device": events and pinned memory, say."""
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
+
+
+def choose_kernels(name: str, device: torch.device) -> None:
+    """Raises ModelLoadError where CUDA kernels are asked for and cannot be had."""
+    if name == "cuda" and device.type != "cuda":
+        raise ModelLoadError(f"kernels 'cuda' need a CUDA device, and the device is {device}: use 'auto'")
+    try:
+        ops.use_kernels(name, device.index or 0)
+    except ops.KernelError as error:
+        raise ModelLoadError(str(error)) from error
 
 
 def limit_threads(config: EngineConfig, device: torch.device) -> None:

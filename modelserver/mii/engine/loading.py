@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from mii.config import EngineConfig
-from mii.engine.device import DTYPES, choose_device, choose_dtype, limit_threads, make_current
+from mii.engine.device import DTYPES, choose_device, choose_dtype, choose_kernels, limit_threads, make_current
 from mii.engine.tensor_parallel import Communicator
 from mii.errors import ModelLoadError
 from mii.models.builder import Builder
@@ -21,6 +21,7 @@ from mii.models.registry import describe
 from mii.models.shard import Shard, refuse_indivisible
 from mii.models.snapshot import Snapshot, fetch
 from mii.models.weights import RandomWeights, WeightReader, open_checkpoint
+from mii_kernels.ops import KERNELS
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def load_model(config: EngineConfig, found: FoundModel, ranks: Communicator | No
     shard = ranks.shard if ranks else Shard()
     device = ranks.device if ranks else choose_device(config.device)
     make_current(device)
+    choose_kernels(config.kernels, device)
     limit_threads(config, device)
     dtype = choose_dtype(config.dtype, device, found.stored_dtype)
 
@@ -103,5 +105,7 @@ def load_model(config: EngineConfig, found: FoundModel, ranks: Communicator | No
 def _refuse_unserved(config: EngineConfig) -> None:
     if config.quantization != "none":
         raise ModelLoadError(f"quantization {config.quantization!r} is none of: none")
+    if config.kernels not in KERNELS:
+        raise ModelLoadError(f"kernels {config.kernels!r} is none of {', '.join(KERNELS)}")
     if config.dtype not in ("auto", *DTYPES):
         raise ModelLoadError(f"dtype {config.dtype!r} is none of auto, {', '.join(DTYPES)}")
