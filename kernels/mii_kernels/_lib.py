@@ -8,6 +8,7 @@ from typing import Any
 from mii_kernels import build
 
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}  # mii_dtype
+ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}  # mii_activation
 SUPPORTED = "devices of compute capability 8.x and 9.0"
 
 _ERRORS = {
@@ -21,6 +22,9 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "mii_device_capability": (c_int, POINTER(c_int), POINTER(c_int)),
     "mii_rms_norm": (*[c_void_p] * 5, *[c_int64] * 4, c_float, c_int, c_void_p),
     "mii_layer_norm": (*[c_void_p] * 6, *[c_int64] * 4, c_float, c_int, c_void_p),
+    "mii_rope_and_store_kv": (*[c_void_p] * 6, *[c_int64] * 2, *[c_int] * 7, c_void_p),
+    "mii_activate": (*[c_void_p] * 2, *[c_int64] * 2, c_int, c_int, c_void_p),
+    "mii_activate_and_mul": (*[c_void_p] * 2, *[c_int64] * 2, c_int, c_int, c_void_p),
 }
 ERROR_STRING = "mii_error_string"
 

@@ -89,7 +89,8 @@ def rope_and_store_kv(
     num_heads: int,
     interleaved: bool = False,
 ) -> Tensor:
-    """Rotates Q and K in place and writes K and V into the batch's slots; returns the view of Q.
+    """Rotates Q in place and writes the rotated K, and V, into the batch's slots; returns the view of Q. What
+    then stands in K's part of qkv is undefined.
 
     qkv [tokens, H + 2 K, D]: query heads, key heads, value heads of each token.
     cos_sin [positions, rotary_dim] float32: cosines, then sines, of the rotary_dim / 2 angles of a position;

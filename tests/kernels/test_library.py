@@ -10,7 +10,14 @@ import pytest
 
 from mii_kernels import _lib, build, ops
 
-TYPES = {"float": c_float, "int": c_int, "int64_t": c_int64, "mii_dtype": c_int, "cudaStream_t": c_void_p}
+TYPES = {
+    "float": c_float,
+    "int": c_int,
+    "int64_t": c_int64,
+    "mii_dtype": c_int,
+    "mii_activation": c_int,
+    "cudaStream_t": c_void_p,
+}
 
 
 def declared() -> dict[str, tuple[object, ...]]:
@@ -42,10 +49,10 @@ def test_nvcc_compiles_every_kernel() -> None:
     _lib.Library(build.build())
 
 
-def test_dtypes_have_the_headers_codes() -> None:
+def test_names_have_the_headers_codes() -> None:
     text = (build.SOURCES / "mii.h").read_text()
     codes = {name.lower(): int(code) for name, code in re.findall(r"MII_(\w+) = (\d+)", text)}
-    assert codes == _lib.DTYPES
+    assert codes == _lib.DTYPES | _lib.ACTIVATIONS
 
 
 def test_sources_name_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@
 #endif
 
 typedef enum { MII_FLOAT32 = 0, MII_BFLOAT16 = 1, MII_FLOAT16 = 2 } mii_dtype;
+typedef enum { MII_SILU = 0, MII_GELU = 1, MII_GELU_TANH = 2, MII_RELU = 3 } mii_activation;
 
 /* device.cu */
 MII_API cudaError_t mii_device_capability(int device, int *major, int *minor);
@@ -32,5 +33,19 @@ MII_API cudaError_t mii_rms_norm(void *out, void *summed, const void *x, const v
 MII_API cudaError_t mii_layer_norm(void *out, void *summed, const void *x, const void *residual,
                                    const void *weight, const void *bias, int64_t rows, int64_t n, int64_t inner,
                                    int64_t stride, float eps, mii_dtype dtype, cudaStream_t stream);
+
+/* rope.cu: qkv [tokens, heads + 2 kv_heads, head_dim], tokens `stride` apart; caches [blocks, kv_heads, block_size,
+ * head_dim]; cos_sin [positions, rotary_dim] or null; positions, slots [tokens]. Q is rotated in place, K is
+ * rotated into the cache and stays as it was in qkv. */
+MII_API cudaError_t mii_rope_and_store_kv(void *qkv, void *k_cache, void *v_cache, const float *cos_sin,
+                                          const int *positions, const int *slots, int64_t tokens, int64_t stride,
+                                          int heads, int kv_heads, int head_dim, int rotary_dim, int block_size,
+                                          int interleaved, mii_dtype dtype, cudaStream_t stream);
+
+/* activations.cu: out [rows, n]; x [rows, n], or for the gated one [rows, 2 n], the gate first. */
+MII_API cudaError_t mii_activate(void *out, const void *x, int64_t rows, int64_t n, mii_activation kind,
+                                 mii_dtype dtype, cudaStream_t stream);
+MII_API cudaError_t mii_activate_and_mul(void *out, const void *x, int64_t rows, int64_t n, mii_activation kind,
+                                         mii_dtype dtype, cudaStream_t stream);
 
 #endif

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 from mii_kernels import reference
 from mii_kernels._lib import Library
+from mii_kernels.cuda.activations import activate, activate_and_mul
 from mii_kernels.cuda.norms import layer_norm, rms_norm
+from mii_kernels.cuda.rotary import rope_and_store_kv
 
-OPS = (rms_norm, layer_norm)
+OPS = (activate, activate_and_mul, layer_norm, rms_norm, rope_and_store_kv)
 
 
 def backend(library: Library) -> SimpleNamespace:
