@@ -25,6 +25,8 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "mii_rope_and_store_kv": (*[c_void_p] * 6, *[c_int64] * 2, *[c_int] * 7, c_void_p),
     "mii_activate": (*[c_void_p] * 2, *[c_int64] * 2, c_int, c_int, c_void_p),
     "mii_activate_and_mul": (*[c_void_p] * 2, *[c_int64] * 2, c_int, c_int, c_void_p),
+    "mii_greedy": (*[c_void_p] * 2, c_int64, c_int, c_int64, c_int, c_void_p),
+    "mii_sample": (*[c_void_p] * 8, c_int64, c_int, c_int64, c_int, c_void_p),
 }
 ERROR_STRING = "mii_error_string"
 

@@ -48,4 +48,13 @@ MII_API cudaError_t mii_activate(void *out, const void *x, int64_t rows, int64_t
 MII_API cudaError_t mii_activate_and_mul(void *out, const void *x, int64_t rows, int64_t n, mii_activation kind,
                                          mii_dtype dtype, cudaStream_t stream);
 
+/* sampling.cu: out [rows]; logits [rows, vocab], rows `stride` apart; the others [rows], filters null where no row has
+ * one. For mii_sample at most 500 000 tokens. */
+MII_API cudaError_t mii_greedy(int64_t *out, const void *logits, int64_t rows, int vocab, int64_t stride,
+                               mii_dtype dtype, cudaStream_t stream);
+MII_API cudaError_t mii_sample(int64_t *out, const void *logits, const float *temperature, const int *top_k,
+                               const float *top_p, const float *min_p, const int64_t *seeds,
+                               const int64_t *positions, int64_t rows, int vocab, int64_t stride, mii_dtype dtype,
+                               cudaStream_t stream);
+
 #endif

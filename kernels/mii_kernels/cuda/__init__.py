@@ -12,8 +12,9 @@ from mii_kernels._lib import Library
 from mii_kernels.cuda.activations import activate, activate_and_mul
 from mii_kernels.cuda.norms import layer_norm, rms_norm
 from mii_kernels.cuda.rotary import rope_and_store_kv
+from mii_kernels.cuda.sampling import greedy, sample
 
-OPS = (activate, activate_and_mul, layer_norm, rms_norm, rope_and_store_kv)
+OPS = (activate, activate_and_mul, greedy, layer_norm, rms_norm, rope_and_store_kv, sample)
 
 
 def backend(library: Library) -> SimpleNamespace:

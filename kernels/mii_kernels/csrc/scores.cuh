@@ -1,0 +1,82 @@
+// A row of logits as the sampler sees it: x -> z = (x - best) / temperature -> weight exp(z).
+#pragma once
+
+#include <float.h>
+
+#include "dtypes.cuh"
+#include "reduce.cuh"
+
+namespace mii {
+
+// NaN counts as -inf, +inf as the largest float.
+__device__ inline float cleaned(float x) { return fminf(fmaxf(x, -INFINITY), FLT_MAX); }
+
+__device__ inline float weight_of(float z) { return __expf(z); }
+
+// What orders z from the best (0) down: non-negative floats are ordered like their bits.
+__device__ inline unsigned key_of(float z) { return __float_as_uint(fabsf(z)); }
+
+template <typename T, int WIDTH>
+struct Row {
+    static constexpr int UNROLL = 4;  // vectors that a thread has under way
+    const T *logits;
+    int vocab;
+
+    // f(id of the first, values as floats) for each vector of a thread; WIDTH divides vocab.
+    template <typename F>
+    __device__ void each(F f) const {
+        int vectors = vocab / WIDTH, stride = blockDim.x;
+        for (int first = threadIdx.x; first < vectors; first += UNROLL * stride) {
+            Vector<T, WIDTH> loaded[UNROLL];
+#pragma unroll
+            for (int u = 0; u < UNROLL; ++u)
+                if (first + u * stride < vectors) loaded[u] = load<WIDTH>(logits + (first + u * stride) * WIDTH);
+#pragma unroll
+            for (int u = 0; u < UNROLL; ++u)
+                if (first + u * stride < vectors) visit(f, first + u * stride, loaded[u]);
+        }
+    }
+
+    template <typename F>
+    static __device__ void visit(F &f, int vector, const Vector<T, WIDTH> &loaded) {
+        float x[WIDTH];
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) x[i] = cleaned(to_float(loaded.at[i]));
+        f(vector * WIDTH, x);
+    }
+};
+
+struct Best {
+    float x;
+    int id;
+};
+
+// The largest logit and the lowest id that has it; id 0 where all are -inf.
+template <typename T, int WIDTH>
+__device__ inline Best best_of(const Row<T, WIDTH> &row, unsigned long long *scratch) {
+    Best mine{-INFINITY, 0};
+    row.each([&](int id, const float(&x)[WIDTH]) {
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i)
+            if (x[i] > mine.x) mine = {x[i], id + i};
+    });
+    // One number that is larger for a larger x, and among equals for a lower id; 0.0f makes -0 equal to 0.
+    unsigned bits = __float_as_uint(mine.x + 0.0f);
+    bits = bits >> 31 ? ~bits : bits | 0x80000000u;
+    unsigned long long both = static_cast<unsigned long long>(bits) << 32 | (0xffffffffu - mine.id);
+    both = row_reduce(both, Max{}, scratch);
+    bits = static_cast<unsigned>(both >> 32);
+    Best best{__uint_as_float(bits >> 31 ? bits ^ 0x80000000u : ~bits),
+              static_cast<int>(0xffffffffu - static_cast<unsigned>(both))};
+    if (best.x == -INFINITY) best.id = 0;
+    return best;
+}
+
+// z and weight of a row's logits, once its best one is known.
+struct Scale {
+    float best;
+    float temperature;
+    __device__ float operator()(float x) const { return (x - best) / temperature; }
+};
+
+}  // namespace mii
