@@ -35,7 +35,7 @@ DTYPES = {
 
 
 def parameters(n: int, device: torch.device, **given: Any) -> list[Tensor | None]:
-    """temperature and filters as columns; an option is a number for all rows or a list. Those absent: None."""
+    """temperature and filters as columns, None if absent; an option is a number for all rows or a list."""
     columns: list[Tensor | None] = []
     for name, dtype in DTYPES.items():
         value = given.get(name, DEFAULTS[name] if name == "temperature" else None)
