@@ -1,7 +1,7 @@
 """The kernels' library through ctypes: its functions' types, and its error codes as exceptions."""
 
 import ctypes
-from ctypes import POINTER, c_char_p, c_float, c_int, c_int64, c_void_p
+from ctypes import c_char_p, c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,19 @@ _ERRORS = {
 
 # By name: the arguments' types, in the order of csrc/mii.h. All return cudaError_t, except the last.
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
-    "mii_device_capability": (c_int, POINTER(c_int), POINTER(c_int)),
+    "mii_device_capability": (c_int, c_void_p, c_void_p),
     "mii_rms_norm": (*[c_void_p] * 5, *[c_int64] * 4, c_float, c_int, c_void_p),
     "mii_layer_norm": (*[c_void_p] * 6, *[c_int64] * 4, c_float, c_int, c_void_p),
     "mii_rope_and_store_kv": (*[c_void_p] * 6, *[c_int64] * 2, *[c_int] * 7, c_void_p),
     "mii_activate": (*[c_void_p] * 2, *[c_int64] * 2, c_int, c_int, c_void_p),
     "mii_activate_and_mul": (*[c_void_p] * 2, *[c_int64] * 2, c_int, c_int, c_void_p),
     "mii_greedy": (*[c_void_p] * 2, c_int64, c_int, c_int64, c_int, c_void_p),
+    "mii_add_bias": (*[c_void_p] * 5, c_int64, c_int, *[c_int64] * 3, c_int, c_void_p),
+    "mii_apply_penalties": (*[c_void_p] * 9, c_int64, c_int, *[c_int64] * 2, c_int, c_void_p),
+    "mii_count_tokens": (*[c_void_p] * 3, *[c_int64] * 2, c_void_p),
+    "mii_moe_gate": (*[c_void_p] * 3, c_int64, *[c_int] * 4, c_void_p),
+    "mii_moe_permute": (*[c_void_p] * 5, *[c_int64] * 2, *[c_int] * 3, c_void_p),
+    "mii_moe_unpermute": (*[c_void_p] * 4, *[c_int64] * 2, *[c_int] * 2, c_void_p),
     "mii_sample": (*[c_void_p] * 8, c_int64, c_int, c_int64, c_int, c_void_p),
 }
 ERROR_STRING = "mii_error_string"

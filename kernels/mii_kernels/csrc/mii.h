@@ -57,4 +57,30 @@ MII_API cudaError_t mii_sample(int64_t *out, const void *logits, const float *te
                                const int64_t *positions, int64_t rows, int vocab, int64_t stride, mii_dtype dtype,
                                cudaStream_t stream);
 
+/* logits.cu: out [rows, vocab]; logits [rows, vocab], rows `stride` apart. `biased` rows have `biases` token ids and
+ * values each; `penalised` rows a slot of counts and in_prompt [slots, vocab], and three penalties, each. */
+MII_API cudaError_t mii_add_bias(float *out, const void *logits, const int64_t *biased_rows,
+                                 const int64_t *token_ids, const float *values, int64_t rows, int vocab,
+                                 int64_t stride, int64_t biased, int64_t biases, mii_dtype dtype,
+                                 cudaStream_t stream);
+MII_API cudaError_t mii_apply_penalties(float *out, const void *logits, const int64_t *penalised_rows,
+                                        const int64_t *slots, const int *counts, const uint8_t *in_prompt,
+                                        const float *repetition, const float *presence, const float *frequency,
+                                        int64_t rows, int vocab, int64_t stride, int64_t penalised,
+                                        mii_dtype dtype, cudaStream_t stream);
+MII_API cudaError_t mii_count_tokens(int *counts, const int64_t *slots, const int64_t *token_ids, int64_t n,
+                                     int64_t vocab, cudaStream_t stream);
+
+/* moe.cu: weights, experts, positions [tokens, per_token]; logits [tokens, num_experts], at most 512; x, out [tokens, n];
+ * rows [tokens * per_token, n]; starts [num_experts + 1]. */
+MII_API cudaError_t mii_moe_gate(float *weights, int64_t *experts, const void *logits, int64_t tokens,
+                                 int num_experts, int per_token, int renormalise, mii_dtype dtype,
+                                 cudaStream_t stream);
+MII_API cudaError_t mii_moe_permute(void *rows, int *positions, int *starts, const void *x, const int64_t *experts,
+                                    int64_t tokens, int64_t n, int per_token, int num_experts, mii_dtype dtype,
+                                    cudaStream_t stream);
+MII_API cudaError_t mii_moe_unpermute(void *out, const void *rows, const float *weights, const int *positions,
+                                      int64_t tokens, int64_t n, int per_token, mii_dtype dtype,
+                                      cudaStream_t stream);
+
 #endif
