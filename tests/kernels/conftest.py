@@ -16,6 +16,7 @@ from mii_kernels.batch import RaggedBatch
 from .emulated import build_emulated
 
 BLOCK_SIZE = 64
+COMPILE_SECONDS = 1800
 
 
 @dataclass
@@ -40,6 +41,13 @@ class Kernels:
 
     run: Any
     device: torch.device
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test of a session may have to compile the kernels, on a machine that is busy."""
+    for item in items:
+        if {"emulated", "kernels"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.timeout(COMPILE_SECONDS))
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,7 @@ def test_every_launcher_is_defined(emulated: Callable[..., _lib.Library]) -> Non
     emulated()  # raises for a function that is missing
 
 
+@pytest.mark.timeout(1800)  # half a minute of processor time
 def test_nvcc_compiles_every_kernel() -> None:
     """For sm_90a and sm_80; warnings are errors."""
     if shutil.which("nvcc") is None:

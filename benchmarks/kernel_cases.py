@@ -1,0 +1,188 @@
+"""What benchmarks/kernels.py measures: operations on inputs of a real model's size, with the exact results.
+
+A case makes fresh inputs, runs an operation of a backend (`mii_kernels.reference`, or one over the CUDA
+library) on them, and knows in float64 what should come out and how many bytes must at least be moved: every
+input read once, every output written once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mii_kernels import reference
+from mii_kernels.batch import RaggedBatch
+
+Inputs = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    op: str
+    shape: str
+    make: Callable[[torch.device], Inputs]
+    run: Callable[..., Tensor]  # (backend, *inputs) -> what is compared
+    exact: Callable[..., Tensor]  # (*inputs) -> float64; for tokens: the reference's
+    moved: int  # bytes
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of Mistral-7B, unless said otherwise; `vocab` is Llama 3's."""
+
+    tokens: tuple[int, ...] = (64, 8192)
+    rows: int = 256  # to sample
+    hidden: int = 4096
+    heads: int = 32
+    kv_heads: int = 8
+    head_dim: int = 128
+    intermediate: int = 14336
+    vocab: int = 128256
+    experts: int = 8
+
+
+def cases(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
+    found = [case for tokens in sizes.tokens for case in _of_tokens(tokens, sizes, dtype)]
+    return found + _of_rows(sizes, dtype)
+
+
+def _of_tokens(tokens: int, sizes: Sizes, dtype: torch.dtype) -> list[Case]:
+    size, n, wide = dtype.itemsize, sizes.hidden, sizes.intermediate
+    return [
+        Case(
+            "rms_norm",
+            f"{tokens}x{n} with residual",
+            lambda device: (*_normal(device, dtype, (tokens, n), (tokens, n)), *_normal(device, dtype, (n,))),
+            lambda ops, x, residual, weight: ops.rms_norm(x, weight, 1e-5, residual)[0],
+            lambda x, residual, weight: (
+                F.rms_norm((x + residual).double(), (n,), None, 1e-5) * weight.double()
+            ),
+            size * (4 * tokens * n + n),
+        ),
+        Case(
+            "layer_norm",
+            f"{tokens}x{n} with residual",
+            lambda device: (
+                *_normal(device, dtype, (tokens, n), (tokens, n)),
+                *_normal(device, dtype, (n,), (n,)),
+            ),
+            lambda ops, x, residual, weight, bias: ops.layer_norm(x, weight, bias, 1e-5, residual)[0],
+            lambda x, residual, weight, bias: F.layer_norm(
+                (x + residual).double(), (n,), weight.double(), bias.double(), 1e-5
+            ),
+            size * (4 * tokens * n + 2 * n),
+        ),
+        Case(
+            "activate_and_mul",
+            f"{tokens}x{2 * wide} silu",
+            lambda device: _normal(device, dtype, (tokens, 2 * wide)),
+            lambda ops, x: ops.activate_and_mul(x, "silu"),
+            lambda x: F.silu(x[:, :wide].double()) * x[:, wide:].double(),
+            size * 3 * tokens * wide,
+        ),
+        Case(
+            "activate",
+            f"{tokens}x{wide} gelu_tanh",
+            lambda device: _normal(device, dtype, (tokens, wide)),
+            lambda ops, x: ops.activate(x, "gelu_tanh"),
+            lambda x: F.gelu(x.double(), approximate="tanh"),
+            size * 2 * tokens * wide,
+        ),
+        _rope(tokens, sizes, dtype),
+        Case(
+            "moe_gate",
+            f"{tokens}x{sizes.experts} 2 of them",
+            lambda device: _normal(device, torch.float32, (tokens, sizes.experts)),
+            lambda ops, logits: ops.moe_gate(logits, 2, True)[0],
+            lambda logits: F.normalize(logits.double().softmax(-1).topk(2).values, p=1, dim=-1),
+            tokens * (4 * sizes.experts + 2 * (4 + 8)),
+        ),
+    ]
+
+
+def _rope(tokens: int, sizes: Sizes, dtype: torch.dtype) -> Case:
+    heads, kv_heads, dim = sizes.heads, sizes.kv_heads, sizes.head_dim
+
+    def make(device: torch.device) -> Inputs:
+        angles = torch.rand(tokens, dim // 2, device=device) * 6
+        table = torch.cat((angles.cos(), angles.sin()), -1)
+        blocks = -(-tokens // 64)
+        caches = _normal(device, dtype, (blocks, kv_heads, 64, dim), (blocks, kv_heads, 64, dim))
+        qkv = _normal(device, dtype, (tokens, heads + 2 * kv_heads, dim))
+        return (*qkv, table, _one_sequence(tokens, device), *caches)
+
+    def run(ops: Any, qkv: Tensor, table: Tensor, batch: RaggedBatch, *caches: Tensor) -> Tensor:
+        query: Tensor = ops.rope_and_store_kv(qkv, table, batch, *caches, heads, False)
+        return query
+
+    def exact(qkv: Tensor, table: Tensor, *_: Any) -> Tensor:
+        cos, sin = table.double().unsqueeze(1).chunk(2, -1)
+        x, y = qkv[:, :heads].double().chunk(2, -1)
+        return torch.cat((x * cos - y * sin, y * cos + x * sin), -1)
+
+    moved = tokens * dim * (2 * (heads + 2 * kv_heads) * dtype.itemsize + 4)
+    return Case("rope_and_store_kv", f"{tokens}x({heads}+2*{kv_heads})x{dim}", make, run, exact, moved)
+
+
+def _of_rows(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
+    rows, vocab = sizes.rows, sizes.vocab
+    moved = rows * vocab * dtype.itemsize
+
+    def make(device: torch.device) -> Inputs:
+        ids = torch.arange(rows, device=device)
+        return (*_normal(device, dtype, (rows, vocab)), torch.ones(rows, device=device), ids)
+
+    def sampled(top_k: int, top_p: float) -> Callable[..., Tensor]:
+        def run(ops: Any, logits: Tensor, ones: Tensor, ids: Tensor) -> Tensor:
+            k = ones.int() * top_k if top_k else None
+            p = ones * top_p if top_p < 1 else None
+            token_ids: Tensor = ops.sample(logits, ones, k, p, None, ids, ids)
+            return token_ids
+
+        return run
+
+    found = [
+        Case(
+            "greedy",
+            f"{rows}x{vocab}",
+            make,
+            lambda ops, logits, *_: ops.greedy(logits),
+            lambda logits, *_: reference.greedy(logits),
+            moved,
+        )
+    ]
+    for name, top_k, top_p in (
+        ("no filter", 0, 1.0),
+        ("top-p 0.9", 0, 0.9),
+        ("top-k 50, top-p 0.9", 50, 0.9),
+    ):
+        run = sampled(top_k, top_p)
+        exact = _by_reference(run)
+        found.append(Case("sample", f"{rows}x{vocab} {name}", make, run, exact, moved))
+    return found
+
+
+def _by_reference(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *inputs: run(reference, *inputs)
+
+
+def _normal(device: torch.device, dtype: torch.dtype, *shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
+    return tuple(torch.randn(shape, device=device).to(dtype) for shape in shapes)
+
+
+def _one_sequence(tokens: int, device: torch.device) -> RaggedBatch:
+    places = torch.arange(tokens, dtype=torch.int32, device=device)
+    blocks = -(-tokens // 64)
+    return RaggedBatch(
+        positions=places,
+        slot_mapping=places,
+        cu_seqlens=torch.tensor([0, tokens], dtype=torch.int32, device=device),
+        context_lens=torch.tensor([tokens], dtype=torch.int32, device=device),
+        block_tables=torch.arange(blocks, dtype=torch.int32, device=device)[None],
+        query_lens=[tokens],
+        context_lens_host=[tokens],
+        num_decodes=0,
+    )

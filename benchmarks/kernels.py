@@ -1,0 +1,130 @@
+"""Each operation on a GPU: how long it takes, and what share of the card's own speed that is.
+
+    python benchmarks/kernels.py [--kernels cuda,torch] [--op rms_norm,sample] [--dtype bfloat16]
+
+Prints one JSON object a line. First the roofline, measured here: a large copy and a large product. Then for
+each case and each of `cuda` (our kernels) and `torch` (the references): the median time of a call, from
+replays of a CUDA graph whose calls go around among input sets larger together than the L2 cache; the
+bandwidth, counting every input and output once; its share of the copy's; and the error against float64,
+‖out - exact‖ / ‖exact‖, or for tokens the share that differs from the reference's. Needs a CUDA device: exit
+code 2 without one.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernel_cases import Case, Inputs, Sizes, cases
+from mii.bench.hardware import hardware
+from mii_kernels import _lib, cuda, reference
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+ROTATED_BYTES = 256 * 2**20  # several times the L2 cache of a data-centre GPU
+MAX_SETS = 64
+REPLAYS = 30
+COPIED_BYTES = 2**30
+PRODUCT_SIZE = 8192
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kernels", default="cuda,torch", help="which of cuda and torch, with commas")
+    parser.add_argument("--op", default="", help="operations, with commas; default: all")
+    parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("benchmarks/kernels.py: torch sees no CUDA device here, and this measures one", file=sys.stderr)
+        return 2
+    device, dtype = torch.device("cuda", 0), DTYPES[options.dtype]
+    backends = {name: backend(name) for name in options.kernels.split(",")}
+    context = {"bench": "kernels", "hardware": hardware(), "torch": torch.__version__, "dtype": options.dtype}
+    roofline = measure_roofline(device, dtype)
+    print(json.dumps(context | {"op": "roofline", **roofline}), flush=True)
+    for case in cases(Sizes(), dtype):
+        if options.op and case.op not in options.op.split(","):
+            continue
+        for name, ops in backends.items():
+            row = measure(case, ops, device, roofline["copy_tb_s"])
+            print(json.dumps(context | {"kernels": name} | row), flush=True)
+    return 0
+
+
+def backend(name: str) -> Any:
+    if name == "torch":
+        return reference
+    if name == "cuda":
+        return cuda.backend(_lib.load(0))
+    raise SystemExit(f"--kernels {name!r} is none of cuda, torch")
+
+
+def measure_roofline(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    elements = COPIED_BYTES // dtype.itemsize
+    source = torch.randn(elements, device=device).to(dtype)
+    target = torch.empty_like(source)
+    copied = time_us(lambda x, y: y.copy_(x), [(source, target)])
+    a, b = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, device=device).to(dtype) for _ in range(2))
+    multiplied = time_us(torch.matmul, [(a, b)])
+    return {
+        "copy_tb_s": round(2 * COPIED_BYTES / copied / 1e6, 3),
+        "product_tflop_s": round(2 * PRODUCT_SIZE**3 / multiplied / 1e6, 1),
+    }
+
+
+def measure(case: Case, ops: SimpleNamespace, device: torch.device, copy_tb_s: float) -> dict[str, Any]:
+    wrong = error(case, ops, device)
+    count = min(MAX_SETS, max(2, -(-ROTATED_BYTES // case.moved)))
+    us = time_us(lambda *inputs: case.run(ops, *inputs), [case.make(device) for _ in range(count)])
+    return {"op": case.op, "shape": case.shape, "error": wrong} | speed(case.moved, us, copy_tb_s)
+
+
+def speed(moved: int, us: float, copy_tb_s: float) -> dict[str, float]:
+    tb_s = moved / us / 1e6
+    return {"us": round(us, 2), "tb_s": round(tb_s, 3), "share_of_copy": round(tb_s / copy_tb_s, 3)}
+
+
+def error(case: Case, ops: Any, device: torch.device) -> float:
+    """Of fresh inputs, before operations that work in place have changed them."""
+    inputs = case.make(device)
+    exact = case.exact(*(x.clone() if isinstance(x, Tensor) else x for x in inputs))
+    out = case.run(ops, *inputs)
+    if not out.is_floating_point():
+        return float((out != exact).double().mean())
+    return float((out.double() - exact).norm() / exact.norm())
+
+
+def time_us(run: Callable[..., Any], sets: list[Inputs]) -> float:
+    """The median time of a call, over replays of a graph with one call for each set of inputs."""
+    side = torch.cuda.Stream()  # a capture wants one, and what is first called in it must have run before
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for inputs in sets[:2] * 2:
+            run(*inputs)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for inputs in sets:
+            run(*inputs)
+    graph.replay()
+    return statistics.median(_replay_us(graph) for _ in range(REPLAYS)) / len(sets)
+
+
+def _replay_us(graph: torch.cuda.CUDAGraph) -> float:
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    graph.replay()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) * 1000
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""benchmarks/kernels.py: its cases are right, small and on the CPU; its timing needs a GPU."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from mii_kernels import reference
+
+from .conftest import Kernels
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+OPS = {
+    "rms_norm",
+    "layer_norm",
+    "activate_and_mul",
+    "activate",
+    "rope_and_store_kv",
+    "moe_gate",
+    "greedy",
+    "sample",
+}
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.delitem(sys.modules, "kernels", raising=False)
+    import kernels
+
+    return kernels
+
+
+def small(bench: ModuleType, dtype: torch.dtype) -> list[object]:
+    sizes = bench.Sizes(
+        tokens=(3, 70), rows=3, hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=96, vocab=512
+    )
+    return bench.cases(sizes, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_cases_know_what_is_right(bench: ModuleType, kernels: Kernels, dtype: torch.dtype) -> None:
+    found = small(bench, dtype)
+    assert {case.op for case in found} == OPS
+    for case in found:
+        for ops in (kernels.run, reference):
+            limit = 1e-5 if dtype == torch.float32 else 1e-2
+            assert bench.error(case, ops, kernels.device) < limit, (case.op, case.shape)
+
+
+def test_a_wrong_kernel_has_an_error(bench: ModuleType) -> None:
+    case = next(case for case in small(bench, torch.float32) if case.op == "activate")
+
+    class Wrong:
+        @staticmethod
+        def activate(x: torch.Tensor, kind: str) -> torch.Tensor:
+            return x
+
+    assert bench.error(case, Wrong, torch.device("cpu")) > 0.1
+
+
+def test_speed_counts_bytes_over_time(bench: ModuleType) -> None:
+    assert bench.speed(3_000_000, 2.0, 3.0) == {"us": 2.0, "tb_s": 1.5, "share_of_copy": 0.5}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_it_says_so() -> None:
+    command = [sys.executable, str(BENCHMARKS / "kernels.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no CUDA device" in done.stderr
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_times_of_a_copy(bench: ModuleType) -> None:
+    x = torch.randn(2**26, device="cuda")
+    assert 50 < bench.time_us(lambda a, b: b.copy_(a), [(x, torch.empty_like(x))]) < 5000
