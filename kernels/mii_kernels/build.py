@@ -46,7 +46,8 @@ def digest(*more: Sequence[str]) -> str:
 
 def command(nvcc: str, output: Path, jobs: int) -> list[str]:
     units = sorted(str(path) for path in SOURCES.glob("*.cu"))
-    return [nvcc, *FLAGS, "--threads", str(jobs), "-o", str(output), *units]
+    libraries = Path(nvcc).resolve().parents[1] / "lib"  # where PyPI's nvcc has its own, but does not look
+    return [nvcc, *FLAGS, "--threads", str(jobs), f"-L{libraries}", "-o", str(output), *units]
 
 
 def build(jobs: int | None = None) -> Path:
