@@ -12,7 +12,7 @@ ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}  # mii_activatio
 SUPPORTED = "devices of compute capability 8.x and 9.0"
 
 _ERRORS = {
-    35: "the NVIDIA driver is too old for CUDA 13, which needs driver 580 or newer",
+    35: "CUDA 13 needs an NVIDIA driver 580 or newer, and there is an older one, or none",
     100: "there is no CUDA device",
     209: f"the library has no code for this device; it serves {SUPPORTED}",
 }

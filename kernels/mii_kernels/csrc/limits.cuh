@@ -82,7 +82,8 @@ struct Limits {
         auto surely = [&](double running, double) { return running >= target * (1 + MARGIN); };
         int first = block_search(BINS, most, perhaps, scratch.search).index;
         int last = block_search(BINS, least, surely, scratch.search).index;
-        return find({min(first, floor_bin), min(last, floor_bin)}, floor, target, weight_of);
+        auto weight = [](float z) { return weight_of(z); };
+        return find({min(first, floor_bin), min(last, floor_bin)}, floor, target, weight);
     }
 
     // The mass of the tokens with z >= floor.

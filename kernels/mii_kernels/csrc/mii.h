@@ -25,8 +25,8 @@ MII_API cudaError_t mii_device_capability(int device, int *major, int *minor);
 MII_API const char *mii_error_string(int error);
 
 /* norms.cu: out, summed [rows, n]; x, residual [rows, n], but without a residual (and summed: null) row r of x is
- * at (r / inner) * stride + (r % inner) * n. weight, bias [n]; those of LayerNorm may be null. At most 4096 vectors
- * of 16 bytes a row, or 4096 elements where n or a pointer is no multiple of that. */
+ * at (r / inner) * stride + (r % inner) * n. weight, bias [n]; those of LayerNorm may be null. At most 16384
+ * elements a row, or 4096 where n or a pointer is no multiple of 16 bytes. */
 MII_API cudaError_t mii_rms_norm(void *out, void *summed, const void *x, const void *residual, const void *weight,
                                  int64_t rows, int64_t n, int64_t inner, int64_t stride, float eps,
                                  mii_dtype dtype, cudaStream_t stream);

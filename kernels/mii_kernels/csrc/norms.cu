@@ -13,7 +13,8 @@
 namespace mii {
 
 constexpr int ITEMS = 4;
-constexpr int MAX_THREADS = 1024;
+template <int WIDTH>
+constexpr int MAX_THREADS = WIDTH == 8 ? 512 : 1024;  // at most 16384 elements a row, 4096 where WIDTH is 1
 constexpr int THREADS_A_BLOCK = 128;  // at least, where rows are short
 
 template <typename T>
@@ -31,83 +32,90 @@ struct NormArgs {
     float eps;
 };
 
-template <typename T, int WIDTH, bool RMS>
-__device__ inline Vector<T, WIDTH> scale_row(const float (&x)[WIDTH], float mean, float factor, int64_t column,
-                                             const NormArgs<T> &args) {
-    Vector<T, WIDTH> weight, bias, out;
-    if (args.weight) weight = load<WIDTH>(args.weight + column);
-    if (args.bias) bias = load<WIDTH>(args.bias + column);
+// What a thread holds of its row.
+template <typename T, int WIDTH>
+struct Part {
+    Vector<T, WIDTH> at[ITEMS];
+
+    // f(column, vector) for each vector that is within the row.
+    template <typename F>
+    __device__ void each(int64_t n, F f) {
 #pragma unroll
-    for (int i = 0; i < WIDTH; ++i) {
-        float y = (x[i] - mean) * factor;
-        if (RMS) y = rounded<T>(y);
-        if (args.weight) y *= to_float(weight.at[i]);
-        if (args.bias) y += to_float(bias.at[i]);
-        out.at[i] = from_float<T>(y);
+        for (int item = 0; item < ITEMS; ++item) {
+            int64_t column = (threadIdx.x + item * static_cast<int64_t>(blockDim.x)) * WIDTH;
+            if (column < n) f(column, at[item]);
+        }
     }
-    return out;
+
+    template <typename F>
+    __device__ float sum(int64_t n, F f) {
+        float total = 0;
+        each(n, [&](int64_t, const Vector<T, WIDTH> &x) {
+#pragma unroll
+            for (int i = 0; i < WIDTH; ++i) total += f(to_float(x.at[i]));
+        });
+        return total;
+    }
+};
+
+template <typename T, int WIDTH>
+__device__ inline void add_residual(Part<T, WIDTH> &part, int64_t row, bool active, const NormArgs<T> &args) {
+    Part<T, WIDTH> residual;
+    residual.each(args.n, [&](int64_t column, Vector<T, WIDTH> &x) {
+        x = load<WIDTH>(args.residual + row * args.n + column);
+    });
+#pragma unroll
+    for (int item = 0; item < ITEMS; ++item)
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) {
+            float sum = to_float(part.at[item].at[i]) + to_float(residual.at[item].at[i]);
+            part.at[item].at[i] = from_float<T>(sum);
+        }
+    if (!active) return;
+    part.each(args.n, [&](int64_t column, const Vector<T, WIDTH> &x) {
+        store<WIDTH>(args.summed + row * args.n + column, x);
+    });
+}
+
+template <bool RMS, typename T, int WIDTH>
+__device__ inline void write_scaled(Part<T, WIDTH> &part, int64_t row, float mean, float factor,
+                                    const NormArgs<T> &args) {
+    part.each(args.n, [&](int64_t column, Vector<T, WIDTH> &x) {
+        Vector<T, WIDTH> weight, bias;
+        if (args.weight) weight = load<WIDTH>(args.weight + column);
+        if (args.bias) bias = load<WIDTH>(args.bias + column);
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) {
+            float y = (to_float(x.at[i]) - mean) * factor;
+            if (RMS) y = rounded<T>(y);
+            if (args.weight) y *= to_float(weight.at[i]);
+            if (args.bias) y += to_float(bias.at[i]);
+            x.at[i] = from_float<T>(y);
+        }
+        store<WIDTH>(args.out + row * args.n + column, x);
+    });
 }
 
 template <typename T, int WIDTH, bool RMS>
-__global__ void __launch_bounds__(MAX_THREADS) norm_kernel(NormArgs<T> args) {
+__global__ void __launch_bounds__(MAX_THREADS<WIDTH>) norm_kernel(NormArgs<T> args) {
     __shared__ float scratch[WARP];
     int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
     bool active = row < args.rows;  // inactive threads still take part in the reductions
     if (!active) row = 0;
-    const T *x = args.x + row / args.inner * args.stride + row % args.inner * args.n;
+    const T *from = args.x + row / args.inner * args.stride + row % args.inner * args.n;
 
-    Vector<T, WIDTH> loaded[ITEMS], more[ITEMS];
-#pragma unroll
-    for (int item = 0; item < ITEMS; ++item) {
-        int64_t column = (threadIdx.x + item * static_cast<int64_t>(blockDim.x)) * WIDTH;
-        if (column >= args.n) continue;
-        loaded[item] = load<WIDTH>(x + column);
-        if (args.residual) more[item] = load<WIDTH>(args.residual + row * args.n + column);
-    }
+    Part<T, WIDTH> part;
+    part.each(args.n, [&](int64_t column, Vector<T, WIDTH> &x) { x = load<WIDTH>(from + column); });
+    if (args.residual) add_residual(part, row, active, args);
 
-    float values[ITEMS][WIDTH];
-    float total = 0;
-#pragma unroll
-    for (int item = 0; item < ITEMS; ++item) {
-        int64_t column = (threadIdx.x + item * static_cast<int64_t>(blockDim.x)) * WIDTH;
-        bool inside = column < args.n;
-#pragma unroll
-        for (int i = 0; i < WIDTH; ++i) {
-            float value = inside ? to_float(loaded[item].at[i]) : 0;
-            if (args.residual && inside) value = rounded<T>(value + to_float(more[item].at[i]));
-            values[item][i] = value;
-            total += RMS ? value * value : value;
-        }
-        if (args.residual && inside && active) {
-#pragma unroll
-            for (int i = 0; i < WIDTH; ++i) loaded[item].at[i] = from_float<T>(values[item][i]);
-            store<WIDTH>(args.summed + row * args.n + column, loaded[item]);
-        }
-    }
-
-    float mean = 0, variance = row_reduce(total, Sum{}, scratch) / args.n;
+    float mean = 0;
     if (!RMS) {
-        mean = variance;
-        float squares = 0;
-#pragma unroll
-        for (int item = 0; item < ITEMS; ++item) {
-            int64_t column = (threadIdx.x + item * static_cast<int64_t>(blockDim.x)) * WIDTH;
-            if (column >= args.n) continue;
-#pragma unroll
-            for (int i = 0; i < WIDTH; ++i) squares += (values[item][i] - mean) * (values[item][i] - mean);
-        }
-        variance = row_reduce(squares, Sum{}, scratch) / args.n;
+        float total = part.sum(args.n, [](float x) { return x; });
+        mean = row_reduce(total, Sum{}, scratch) / args.n;
     }
-    float factor = rsqrtf(variance + args.eps);
-
-    if (!active) return;
-#pragma unroll
-    for (int item = 0; item < ITEMS; ++item) {
-        int64_t column = (threadIdx.x + item * static_cast<int64_t>(blockDim.x)) * WIDTH;
-        if (column >= args.n) continue;
-        auto out = scale_row<T, WIDTH, RMS>(values[item], mean, factor, column, args);
-        store<WIDTH>(args.out + row * args.n + column, out);
-    }
+    float squares = part.sum(args.n, [=](float x) { return (x - mean) * (x - mean); });
+    float variance = row_reduce(squares, Sum{}, scratch) / args.n;
+    if (active) write_scaled<RMS>(part, row, mean, rsqrtf(variance + args.eps), args);
 }
 
 // Threads for a row of so many vectors, and rows of a block.
@@ -121,7 +129,7 @@ static dim3 norm_block(int64_t vectors) {
 template <typename T, int WIDTH, bool RMS>
 static cudaError_t launch_norm(const NormArgs<T> &args, cudaStream_t stream) {
     dim3 block = norm_block(args.n / WIDTH);
-    if (block.x > MAX_THREADS) return cudaErrorInvalidValue;
+    if (block.x > MAX_THREADS<WIDTH>) return cudaErrorInvalidValue;
     unsigned blocks = static_cast<unsigned>(ceil_div(args.rows, static_cast<int64_t>(block.y)));
     return launch<norm_kernel<T, WIDTH, RMS>>({blocks, block, stream}, args);
 }
