@@ -35,7 +35,7 @@ def emulator(pytestconfig: pytest.Config) -> Probes:
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("needs g++")
-    return Probes(build_emulated(pytestconfig.cache.mkdir("emulator"), compiler, [PROBES], "probes"), "cpu")
+    return Probes(build_emulated(pytestconfig.cache.mkdir("emulator"), compiler, [PROBES]), "cpu")
 
 
 @pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.cuda)])
