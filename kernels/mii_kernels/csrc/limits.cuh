@@ -62,7 +62,8 @@ struct Limits {
             }
             mass += part;
         });
-        return row_reduce(mass, Sum{}, scratch.sums);  // with barriers: the counts are complete
+        __syncthreads();  // the counts are complete
+        return row_reduce(mass, Sum{}, scratch.sums);
     }
 
     // The k-th largest z. 0 < k <= vocab.
@@ -105,6 +106,7 @@ struct Limits {
     // above it reach the target.
     template <typename Weight>
     __device__ float find(Bracket bracket, float floor, double target, Weight weight) const {
+        __syncthreads();  // nobody reads the last list any more
         if (threadIdx.x == 0) scratch.listed = 0;
         __syncthreads();
         double above = 0;
@@ -126,6 +128,7 @@ struct Limits {
             }
             above += part;
         });
+        __syncthreads();  // the list is complete
         above = row_reduce(above, Sum{}, scratch.sums);
         low = row_reduce(low, Min{}, scratch.keys);
         high = row_reduce(high, Max{}, scratch.keys);

@@ -25,6 +25,11 @@ def launch(library: Library, name: str, *args: Any, on: Tensor) -> None:
         library.call(name, *map(_argument, args), torch.cuda.current_stream().cuda_stream)
 
 
+def column(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x as a launcher reads it; x itself as a rule."""
+    return x.to(dtype).contiguous()
+
+
 def _argument(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.data_ptr()

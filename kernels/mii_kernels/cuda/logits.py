@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mii_kernels import reference
 from mii_kernels._lib import Library
-from mii_kernels.cuda.arguments import launch, served
+from mii_kernels.cuda.arguments import column, launch, served
 from mii_kernels.cuda.sampling import rows_of
 
 
@@ -14,7 +14,7 @@ def add_bias(library: Library, logits: Tensor, rows: Tensor, token_ids: Tensor, 
         return reference.add_bias(logits, rows, token_ids, values)
     logits = rows_of(logits)
     out = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
-    biases = (rows.contiguous(), token_ids.contiguous(), values.float().contiguous())
+    biases = (column(rows, torch.int64), column(token_ids, torch.int64), column(values, torch.float32))
     sizes = (*logits.shape, logits.stride(0), *token_ids.shape)
     launch(library, "mii_add_bias", out, logits, *biases, *sizes, logits.dtype, on=logits)
     return out
@@ -37,8 +37,8 @@ def apply_penalties(
         )
     logits = rows_of(logits)
     out = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
-    state = (rows.contiguous(), slots.contiguous(), counts, in_prompt)
-    penalties = (x.float().contiguous() for x in (repetition, presence, frequency))
+    state = (column(rows, torch.int64), column(slots, torch.int64), counts, in_prompt)
+    penalties = (column(x, torch.float32) for x in (repetition, presence, frequency))
     sizes = (*logits.shape, logits.stride(0), len(rows))
     launch(library, "mii_apply_penalties", out, logits, *state, *penalties, *sizes, logits.dtype, on=logits)
     return out
@@ -48,5 +48,5 @@ def count_tokens(library: Library, counts: Tensor, slots: Tensor, token_ids: Ten
     if not counts.is_contiguous():
         reference.count_tokens(counts, slots, token_ids)
         return
-    columns = (slots.contiguous(), token_ids.contiguous())
+    columns = (column(slots, torch.int64), column(token_ids, torch.int64))
     launch(library, "mii_count_tokens", counts, *columns, len(slots), counts.shape[1], on=counts)

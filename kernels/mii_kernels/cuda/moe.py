@@ -8,7 +8,7 @@ from torch import Tensor
 from mii_kernels import reference
 from mii_kernels._lib import Library
 from mii_kernels.cuda.activations import activate_and_mul
-from mii_kernels.cuda.arguments import launch, served
+from mii_kernels.cuda.arguments import column, launch, served
 
 MAX_EXPERTS = 512  # of the gate, whose warps keep a token's logits in registers
 
@@ -58,7 +58,7 @@ def permute(library: Library, x: Tensor, experts: Tensor, num_experts: int) -> t
     positions = torch.empty((tokens, per_token), dtype=torch.int32, device=x.device)
     starts = torch.empty(num_experts + 1, dtype=torch.int32, device=x.device)
     sizes = (tokens, x.shape[1], per_token, num_experts)
-    args = (rows, positions, starts, x.contiguous(), experts.contiguous(), *sizes, x.dtype)
+    args = (rows, positions, starts, x.contiguous(), column(experts, torch.int64), *sizes, x.dtype)
     launch(library, "mii_moe_permute", *args, on=x)
     return rows, positions, starts
 
@@ -68,6 +68,15 @@ def unpermute(library: Library, rows: Tensor, weights: Tensor, positions: Tensor
     weighted and added up, [tokens, n]."""
     tokens, per_token = positions.shape
     out = torch.empty((tokens, rows.shape[1]), dtype=rows.dtype, device=rows.device)
-    args = (out, rows, weights.float().contiguous(), positions, tokens, rows.shape[1], per_token, rows.dtype)
+    args = (
+        out,
+        rows,
+        column(weights, torch.float32),
+        positions,
+        tokens,
+        rows.shape[1],
+        per_token,
+        rows.dtype,
+    )
     launch(library, "mii_moe_unpermute", *args, on=rows)
     return out

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mii_kernels import reference
 from mii_kernels._lib import Library
-from mii_kernels.cuda.arguments import launch, served
+from mii_kernels.cuda.arguments import column, launch, served
 
 MAX_VOCAB = 500_000  # what a block's shared memory has room for, one sum for 32 tokens
 
@@ -34,10 +34,10 @@ def sample(
     logits = rows_of(logits)
     out = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     parameters = (
-        _column(temperature, torch.float32),
-        None if top_k is None else _column(top_k, torch.int32),
-        *(None if x is None else _column(x, torch.float32) for x in (top_p, min_p)),
-        *(_column(x, torch.int64) for x in (seeds, positions)),
+        column(temperature, torch.float32),
+        None if top_k is None else column(top_k, torch.int32),
+        *(None if x is None else column(x, torch.float32) for x in (top_p, min_p)),
+        *(column(x, torch.int64) for x in (seeds, positions)),
     )
     args = (out, logits, *parameters, *logits.shape, logits.stride(0), logits.dtype)
     launch(library, "mii_sample", *args, on=logits)
@@ -47,7 +47,3 @@ def sample(
 def rows_of(logits: Tensor) -> Tensor:
     """Rows may be any distance apart, elements not."""
     return logits if logits.stride(1) == 1 else logits.contiguous()
-
-
-def _column(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x.to(dtype).contiguous()
