@@ -11,6 +11,7 @@ from transformers import LlamaConfig, MixtralConfig, PhiConfig
 from mii.config import EngineConfig
 from mii.core import EngineRequest, SamplingParams
 from mii.engine.engine import Engine
+from mii.errors import ModelLoadError
 from mii_kernels import ops
 
 from .conftest import Kernels
@@ -61,3 +62,13 @@ def test_tokens_equal_the_references(
     )
     monkeypatch.setattr(ops, "_backend", lambda tensor: kernels.run)
     assert tokens(engine) == expected
+
+
+def test_cuda_kernels_on_a_cpu_are_refused() -> None:
+    with pytest.raises(ModelLoadError, match="kernels 'cuda' need a CUDA device, and the device is cpu"):
+        Engine(EngineConfig(model="none", device="cpu", kernels="cuda"))
+
+
+def test_unknown_kernels_are_refused() -> None:
+    with pytest.raises(ModelLoadError, match="'triton' is none of auto, cuda, torch"):
+        Engine(EngineConfig(model="none", device="cpu", kernels="triton"))

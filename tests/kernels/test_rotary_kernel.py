@@ -13,7 +13,15 @@ from mii_kernels.batch import RaggedBatch
 from .conftest import Kernels, Paged
 
 SEQUENCES = [(1, 65), (1, 1), (3, 130), (5, 5)]
-SHAPES = [(4, 2, 128, 128), (3, 1, 80, 32), (2, 2, 64, 16), (2, 1, 96, 96), (1, 1, 10, 6), (5, 1, 64, None)]
+SHAPES = [
+    (4, 2, 128, 128),
+    (16, 8, 128, 50),
+    (3, 1, 80, 32),
+    (2, 2, 64, 16),
+    (2, 1, 96, 96),
+    (1, 1, 10, 6),
+    (5, 1, 64, None),
+]
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 
 
