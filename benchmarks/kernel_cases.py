@@ -130,43 +130,37 @@ def _rope(tokens: int, sizes: Sizes, dtype: torch.dtype) -> Case:
 def _of_rows(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
     rows, vocab = sizes.rows, sizes.vocab
     moved = rows * vocab * dtype.itemsize
+    greedy = Case(
+        "greedy",
+        f"{rows}x{vocab}",
+        lambda device: _normal(device, dtype, (rows, vocab)),
+        lambda ops, logits: ops.greedy(logits),
+        lambda logits: reference.greedy(logits),
+        moved,
+    )
 
-    def make(device: torch.device) -> Inputs:
-        ids = torch.arange(rows, device=device)
-        return (*_normal(device, dtype, (rows, vocab)), torch.ones(rows, device=device), ids)
+    def sample(name: str, spread: float, top_k: int, top_p: float) -> Case:
+        """Logits from N(0, spread^2); 0 and 1 are no filter."""
 
-    def sampled(top_k: int, top_p: float) -> Callable[..., Tensor]:
-        def run(ops: Any, logits: Tensor, ones: Tensor, ids: Tensor) -> Tensor:
-            k = ones.int() * top_k if top_k else None
-            p = ones * top_p if top_p < 1 else None
-            token_ids: Tensor = ops.sample(logits, ones, k, p, None, ids, ids)
+        def make(device: torch.device) -> Inputs:
+            ones, ids = torch.ones(rows, device=device), torch.arange(rows, device=device)
+            filters = (ones.int() * top_k if top_k else None, ones * top_p if top_p < 1 else None, None)
+            return (_normal(device, dtype, (rows, vocab))[0] * spread, ones, *filters, ids, ids)
+
+        def run(ops: Any, *inputs: Any) -> Tensor:
+            token_ids: Tensor = ops.sample(*inputs)
             return token_ids
 
-        return run
+        shape = f"{rows}x{vocab} of spread {spread:g}, {name}"
+        return Case("sample", shape, make, run, lambda *inputs: reference.sample(*inputs), moved)
 
-    found = [
-        Case(
-            "greedy",
-            f"{rows}x{vocab}",
-            make,
-            lambda ops, logits, *_: ops.greedy(logits),
-            lambda logits, *_: reference.greedy(logits),
-            moved,
-        )
+    return [
+        greedy,
+        sample("no filter", 1, 0, 1.0),
+        sample("top-p 0.9", 1, 0, 0.9),  # three fifths of the vocabulary survive
+        sample("top-p 0.9", 4, 0, 0.9),  # some hundred tokens do, as in a text
+        sample("top-k 50, top-p 0.9", 4, 50, 0.9),
     ]
-    for name, top_k, top_p in (
-        ("no filter", 0, 1.0),
-        ("top-p 0.9", 0, 0.9),
-        ("top-k 50, top-p 0.9", 50, 0.9),
-    ):
-        run = sampled(top_k, top_p)
-        exact = _by_reference(run)
-        found.append(Case("sample", f"{rows}x{vocab} {name}", make, run, exact, moved))
-    return found
-
-
-def _by_reference(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda *inputs: run(reference, *inputs)
 
 
 def _normal(device: torch.device, dtype: torch.dtype, *shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
