@@ -177,3 +177,10 @@ def test_logits_are_left_alone_and_no_rows_are_none(kernels: Kernels) -> None:
     assert torch.equal(logits, before)
     assert both(kernels, logits[:0], top_p=0.5) == ([], [])
     assert kernels.run.greedy(logits[:0].to(kernels.device)).tolist() == []
+
+
+@pytest.mark.parametrize("spread", [1.0, 4.0])
+def test_the_vocabulary_of_llama_3(kernels: Kernels, spread: float) -> None:
+    logits = random_logits(2, 128_256, spread).bfloat16()
+    ours, theirs = both(kernels, logits, top_p=[0.9, 0.5], top_k=[0, 50], temperature=[1.0, 0.8])
+    assert ours == theirs
