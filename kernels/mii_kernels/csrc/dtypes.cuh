@@ -3,6 +3,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <string.h>
 
 #include "mii.h"
 
@@ -48,6 +49,19 @@ __device__ inline Vector<T, WIDTH> load(const T *from) {
 template <int WIDTH, typename T>
 __device__ inline void store(T *to, const Vector<T, WIDTH> &x) {
     *reinterpret_cast<Vector<T, WIDTH> *>(to) = x;
+}
+
+// To global memory only, and surely in one access: of a plain store that it can move between branches, nvcc makes
+// one for each element or two. (Look for st.global.u16 in the output of nvcc -ptx.)
+template <int WIDTH, typename T>
+__device__ inline void store_global(T *to, const Vector<T, WIDTH> &x) {
+    if constexpr (sizeof x == ACCESS_BYTES) {
+        uint4 bits;
+        memcpy(&bits, &x, sizeof bits);
+        __stwb(reinterpret_cast<uint4 *>(to), bits);
+    } else {
+        store<WIDTH>(to, x);
+    }
 }
 
 // Host: whether rows of n elements of T at these pointers (null: absent) can be accessed 16 bytes at a time.

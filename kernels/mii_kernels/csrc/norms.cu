@@ -73,7 +73,7 @@ __device__ inline void add_residual(Part<T, WIDTH> &part, int64_t row, bool acti
         }
     if (!active) return;
     part.each(args.n, [&](int64_t column, const Vector<T, WIDTH> &x) {
-        store<WIDTH>(args.summed + row * args.n + column, x);
+        store_global<WIDTH>(args.summed + row * args.n + column, x);
     });
 }
 
@@ -92,7 +92,7 @@ __device__ inline void write_scaled(Part<T, WIDTH> &part, int64_t row, float mea
             if (args.bias) y += to_float(bias.at[i]);
             x.at[i] = from_float<T>(y);
         }
-        store<WIDTH>(args.out + row * args.n + column, x);
+        store_global<WIDTH>(args.out + row * args.n + column, x);
     });
 }
 
