@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(SAMPLE_THREADS, 2) sample_kernel(SampleArgs<T>
     float temperature = args.temperature[index];
     int token = best.id;
     if (temperature > 0 && best.x > -INFINITY) {
-        Scale scale{best.x, temperature};
+        Scale scale{best.x, temperature, 1.0f / temperature};
         float limit = limit_of(args, row, scale, limit_scratch);
         token = draw(row, scale, limit, uniform(args.seeds[index], args.positions[index]), sums, search_scratch);
     }
