@@ -64,9 +64,10 @@ def test_tokens_equal_the_references(
     assert tokens(engine) == expected
 
 
-def test_cuda_kernels_on_a_cpu_are_refused() -> None:
+def test_cuda_kernels_on_a_cpu_are_refused(tiny_model: Callable[..., Path]) -> None:
+    model = str(tiny_model(CONFIGS["llama"]))
     with pytest.raises(ModelLoadError, match="kernels 'cuda' need a CUDA device, and the device is cpu"):
-        Engine(EngineConfig(model="none", device="cpu", kernels="cuda"))
+        Engine(EngineConfig(model=model, device="cpu", kernels="cuda"))
 
 
 def test_unknown_kernels_are_refused() -> None:
