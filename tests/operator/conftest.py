@@ -20,6 +20,8 @@ from mii_spec.model_facts import ModelFacts
 from mii_spec.sizing import GIB, GpuFacts
 from mii_spec.spec import MIIDeployment, parse
 
+from .running import Operator
+
 JSON = {"Content-Type": "application/json"}
 Answer = tuple[int, dict[str, str], Any]  # status, headers, JSON
 ROOT = Path(__file__).parents[2]
@@ -163,6 +165,24 @@ def namespace(cluster: ApiServer) -> Iterator[str]:
     cluster.kubectl("create", "namespace", name)
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def start(cluster, namespace, tmp_path) -> Iterator[Callable[..., Operator]]:
+    """start(*args): an operator for the test's namespace that has taken the lead, unless leads=False."""
+    started: list[Operator] = []
+
+    def make(*args: str, leads: bool = True) -> Operator:
+        operator = Operator(namespace, tmp_path / f"{uuid.uuid4().hex[:6]}.log", *args)
+        started.append(operator)
+        cluster.wait(lambda: operator.metrics() if not leads else operator.leads, 30)
+        return operator
+
+    yield make
+    for operator in started:
+        if operator.process.poll() is None:
+            assert operator.stop() == 0, operator.log
+        assert "Traceback" not in operator.log
 
 
 def without(node: Any, key: str) -> Any:

@@ -3,84 +3,19 @@
 The nodes' pods do as the annotation `devcluster/outcome` says, so that failures need no broken images.
 """
 
-import re
 import signal
-import subprocess
-import sys
 import time
-import urllib.request
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from .running import Operator
 
 pytestmark = pytest.mark.cluster
 
 Manifest = dict[str, Any]
 CHILDREN = "deploy,svc,sa,role,rolebinding,netpol,pdb,pvc,job"
-
-
-class Operator:
-    """A process of its own, for one namespace, with a Lease of that namespace."""
-
-    def __init__(self, namespace: str, log: Any, *args: str) -> None:
-        command = [sys.executable, "-m", "mii_operator.main", "--metrics-port=0", f"--namespace={namespace}"]
-        lease = (f"--lease-namespace={namespace}", "--lease-name=test")
-        self._log = log
-        with log.open("w") as stderr:
-            self.process = subprocess.Popen([*command, *lease, *args], stderr=stderr)
-
-    @property
-    def log(self) -> str:
-        text: str = self._log.read_text()
-        return text
-
-    def metrics(self) -> dict[str, float]:
-        """Sample, with its labels, to value; empty until it listens."""
-        port = re.search(r"on port (\d+)", self.log)
-        if not port:
-            return {}
-        with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/metrics") as reply:
-            lines = reply.read().decode().splitlines()
-        return {k: float(v) for k, v in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
-
-    def writes(self) -> dict[str, float]:
-        """Requests that change what is there, but for the Lease's."""
-        verbs = ('verb="apply"', 'verb="status"', 'verb="create"', 'verb="delete"', 'verb="dry-run"')
-        return {
-            name: value
-            for name, value in self.metrics().items()
-            if name.startswith("mii_operator_api_requests_total")
-            and any(verb in name for verb in verbs)
-            and 'kind="Lease"' not in name
-        }
-
-    @property
-    def leads(self) -> bool:
-        return self.metrics().get("mii_operator_leader") == 1.0
-
-    def stop(self, how: int = signal.SIGTERM) -> int:
-        self.process.send_signal(how)
-        return self.process.wait(timeout=20)
-
-
-@pytest.fixture
-def start(cluster, namespace, tmp_path) -> Iterator[Callable[..., Operator]]:
-    """start(*args): an operator for the test's namespace that has taken the lead, unless leads=False."""
-    started: list[Operator] = []
-
-    def make(*args: str, leads: bool = True) -> Operator:
-        operator = Operator(namespace, tmp_path / f"{uuid.uuid4().hex[:6]}.log", *args)
-        started.append(operator)
-        cluster.wait(lambda: operator.metrics() if not leads else operator.leads, 30)
-        return operator
-
-    yield make
-    for operator in started:
-        if operator.process.poll() is None:
-            assert operator.stop() == 0, operator.log
-        assert "Traceback" not in operator.log
 
 
 @pytest.fixture
