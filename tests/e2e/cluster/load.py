@@ -11,31 +11,17 @@ shortly after the last one's end, and nothing is ever tried again: what fails on
 
 import asyncio
 import contextlib
-import json
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 import grpc
 
-from mii.server.proto import modelresponse_pb2 as pb
-from mii.server.proto import modelresponse_pb2_grpc as pb_grpc
+from .endpoint import SECONDS, Address, FailedError, GrpcEndpoint, HttpEndpoint
 
-PAUSE = 1.0  # seconds between a client's requests
-SECONDS = 90.0  # that a request may take: longer than the gateway keeps one waiting for a replica
-SHORT, LONG = 4, 16  # tokens of an answer in one piece, of a streamed one
-
-
-@dataclass(frozen=True)
-class Address:
-    """The Service's."""
-
-    host: str
-    http_port: int
-    grpc_port: int
+PAUSE = 2.0  # seconds between a client's requests
 
 
 @dataclass(frozen=True)
@@ -74,14 +60,13 @@ class Mark:
         )
 
 
-Part = str
-Ask = Callable[[], AsyncIterator[Part]]
+Ask = Callable[[], AsyncIterator[str]]
 
 
 class Load:
     """Runs in a thread of its own from __enter__ to __exit__. `key` may be changed at any time."""
 
-    def __init__(self, address: Address, model: str, key: str, *, clients: int = 8) -> None:
+    def __init__(self, address: Address, model: str, key: str, *, clients: int = 16) -> None:
         self.key = key
         self.outcomes: list[Outcome] = []
         self._address = address
@@ -128,21 +113,17 @@ class Load:
 
     @contextlib.asynccontextmanager
     async def _client(self, number: int) -> AsyncIterator[Awaitable[None]]:
-        """A coroutine to be awaited, with a connection of its own."""
+        """A coroutine to be awaited, with connections of its own."""
         stream = number % 4 >= 2
+        kind = f"{'gRPC' if number % 2 else 'HTTP'}{' stream' * stream}"
+        endpoint: HttpEndpoint | GrpcEndpoint
         if number % 2:
-            options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-            target = f"{self._address.host}:{self._address.grpc_port}"
-            async with grpc.aio.insecure_channel(target, options=options) as channel:
-                stub = pb_grpc.ModelResponseStub(channel)
-                yield self._repeat(number, f"gRPC{' stream' * stream}", lambda: self._grpc(stub, stream))
+            endpoint = GrpcEndpoint(self._address)
         else:
-            timeout = aiohttp.ClientTimeout(total=SECONDS)
             # Every other client keeps its connection, the others open one for each request.
-            connector = aiohttp.TCPConnector(force_close=number % 8 >= 4)
-            url = f"http://{self._address.host}:{self._address.http_port}"
-            async with aiohttp.ClientSession(url, timeout=timeout, connector=connector) as session:
-                yield self._repeat(number, f"HTTP{' stream' * stream}", lambda: self._http(session, stream))
+            endpoint = HttpEndpoint(self._address, self._model, keep=number % 8 < 4)
+        async with contextlib.aclosing(endpoint):
+            yield self._repeat(number, kind, lambda: endpoint.ask(self.key, stream=stream))
 
     async def _repeat(self, number: int, kind: str, ask: Ask) -> None:
         await asyncio.sleep(PAUSE * number / self._count)
@@ -151,56 +132,6 @@ class Load:
             self.outcomes.append(outcome)
             self._last[number] = outcome.began
             await asyncio.sleep(PAUSE)
-
-    async def _http(self, session: aiohttp.ClientSession, stream: bool) -> AsyncIterator[Part]:
-        body = {
-            "model": self._model,
-            "messages": [{"role": "user", "content": "Count from one to a hundred, in words."}],
-            "max_tokens": LONG if stream else SHORT,
-            "stream": stream,
-        }
-        headers = {"Authorization": f"Bearer {self.key}"}
-        async with session.post("/v1/chat/completions", json=body, headers=headers) as response:
-            if response.status != 200:
-                raise FailedError(f"{response.status} {await response.text()}")
-            if not stream:
-                answer = await response.json()
-                yield answer["choices"][0]["message"]["content"]
-                return
-            done = False
-            async for line in response.content:
-                event = line.decode().removeprefix("data:").strip()
-                done = done or event == "[DONE]"
-                if event and not done:
-                    yield _delta(json.loads(event))
-            if not done:
-                raise FailedError("the stream ended without [DONE]")
-
-    async def _grpc(self, stub: Any, stream: bool) -> AsyncIterator[Part]:
-        options = {"max_new_tokens": pb.Value(ivalue=LONG if stream else SHORT)}
-        message = pb.MultiStringRequest(request=["One, two, three,"], query_kwargs=options)
-        call = {"metadata": (("authorization", f"Bearer {self.key}"),), "timeout": SECONDS}
-        if not stream:
-            reply = await stub.GeneratorReply(message, **call)
-            yield reply.response[0].response
-            return
-        finished = ""
-        async for reply in stub.GeneratorReplyStream(message, **call):
-            yield reply.response[0].response
-            finished = reply.response[0].finish_reason
-        if finished in ("", "none"):
-            raise FailedError(f"the stream ended with the finish reason {finished!r}")
-
-
-class FailedError(Exception):
-    """An answer that is none."""
-
-
-def _delta(event: dict[str, Any]) -> Part:
-    """Of a chunk. Raises FailedError with the error that came in its place."""
-    if "error" in event:
-        raise FailedError(f"in the stream: {event['error']}")
-    return "".join(choice["delta"].get("content") or "" for choice in event["choices"])
 
 
 async def _outcome(kind: str, ask: Ask) -> Outcome:

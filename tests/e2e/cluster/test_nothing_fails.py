@@ -4,22 +4,20 @@ The tests share one MIIDeployment and the load on it, and leave them as they fou
 gateways.
 """
 
-import base64
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-import uuid
 from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT, kubectl, processes, wait_for
+from .kube import api_version, kubectl, processes, wait_for
+from .release import ROOT
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ARGS = ["--kv-blocks=64", "--cpu-threads=1"]
 
@@ -32,25 +30,11 @@ def two_servers(deployment):
     deployment.change(replicas=1)
 
 
-@pytest.fixture
-def none_fails(load):
-    """none_fails(name): marks the block, and fails after it if a request has."""
-
-    @contextlib.contextmanager
-    def marked(name):
-        with load.mark(name) as during:
-            yield
-        assert during.requests
-        assert [str(outcome) for outcome in during.failed] == []
-
-    return marked
-
-
 def test_new_arguments_roll_the_server(deployment, none_fails):
-    before = names(deployment, "server")
+    before = deployment.names("server")
     with none_fails("engine.args"):
         deployment.change(engine={"args": [*ARGS, "--max-running=16"]})
-    assert not before & names(deployment, "server")
+    assert not before & deployment.names("server")
 
 
 def test_scaling_up_and_down(deployment, none_fails):
@@ -63,15 +47,15 @@ def test_scaling_up_and_down(deployment, none_fails):
 def test_the_only_server_is_deleted(deployment, none_fails):
     """Requests wait for the next one."""
     with none_fails("delete of the only pod"):
-        deployment.kubectl("delete", "pod", *names(deployment, "server"))
+        deployment.kubectl("delete", "pod", *deployment.names("server"))
         deployment.wait()
 
 
 def test_the_gateways_roll(deployment, none_fails):
-    before = names(deployment, "gateway")
+    before = deployment.names("gateway")
     with none_fails("gateway rollout"):
         deployment.change(gateway={"queue": {"maxRequests": 100}})
-        wait_for(lambda: not before & names(deployment, "gateway"), "new gateways")
+        wait_for(lambda: not before & deployment.names("gateway"), "new gateways")
         deployment.wait()
 
 
@@ -80,12 +64,12 @@ def test_the_operator_is_killed_and_restarted(deployment, none_fails):
     with none_fails("operator killed"):
         deployment.kubectl("delete", "pod", "-l", label, "--grace-period=0", "--force")
         deployment.change(engine={"args": [*ARGS, "--max-running=15"]})
-    before = names(deployment, "server")
+    before = deployment.names("server")
     with none_fails("operator restarted"):
         deployment.kubectl("rollout", "restart", "deployment/mii-operator")
-        deployment.kubectl("rollout", "status", "deployment/mii-operator", "--timeout=120s")
+        deployment.kubectl("rollout", "status", "deployment/mii-operator", "--timeout=300s")
         deployment.wait()
-    assert names(deployment, "server") == before, "a restart of the operator disturbs nothing"
+    assert deployment.names("server") == before, "a restart of the operator disturbs nothing"
 
 
 def test_the_api_server_is_killed(deployment, none_fails):
@@ -101,24 +85,24 @@ def test_the_api_server_is_killed(deployment, none_fails):
         deployment.change(replicas=1)
 
 
-def test_an_api_key_is_replaced(deployment, load, none_fails):
+def test_an_api_key_is_replaced(deployment, load, none_fails, api_key):
     """Both keys are good while clients change over; then the old one is nobody's."""
-    keys = {"load": "first", "new": "second"}
+    keys = {"load": api_key, "new": "second"}
     with none_fails("key added"):
-        write_keys(deployment, keys)
+        deployment.write_secret("keys", keys)
         wait_for(lambda: answers(deployment, "second") == 200, "the new key is known")
     load.key = "second"
     load.settle()
     with none_fails("key removed"):
-        write_keys(deployment, {"new": "second"})
-        wait_for(lambda: answers(deployment, "first") == 401, "the old key is forgotten")
-    write_keys(deployment, keys)
-    wait_for(lambda: answers(deployment, "first") == 200, "the first key is back")
-    load.key = "first"
+        deployment.write_secret("keys", {"new": "second"})
+        wait_for(lambda: answers(deployment, api_key) == 401, "the old key is forgotten")
+    deployment.write_secret("keys", keys)
+    wait_for(lambda: answers(deployment, api_key) == 200, "the first key is back")
+    load.key = api_key
 
 
 def test_a_server_is_deleted(deployment, two_servers, none_fails):
-    pod = sorted(names(deployment, "server"))[0]
+    pod = sorted(deployment.names("server"))[0]
     with none_fails("pod delete"):
         deployment.kubectl("delete", "pod", pod)
         deployment.wait()
@@ -126,31 +110,26 @@ def test_a_server_is_deleted(deployment, two_servers, none_fails):
 
 def test_a_node_is_drained(deployment, two_servers, none_fails):
     """By evictions, one after another as the PodDisruptionBudgets allow, which is how a drain works."""
-    before = names(deployment, "server") | names(deployment, "gateway")
+    before = deployment.names("server", "gateway")
     with none_fails("drain"):
         for pod in sorted(before):
             wait_for(lambda pod=pod: evicted(deployment, pod), f"the budget allows {pod} to go")
-        wait_for(
-            lambda: not before & (names(deployment, "server") | names(deployment, "gateway")), "all have gone"
-        )
+        wait_for(lambda: not before & deployment.names("server", "gateway"), "all have gone")
         deployment.wait()
 
 
 def test_a_server_is_killed(deployment, two_servers, load):
     """Only what it was streaming is lost, and is told so."""
     victim = deployment.pods("server")[0]
+    before = restarts(deployment)
     with load.mark("SIGKILL of a server") as during:
         main = next(p for p in processes(victim) if "serve" in p.cmdline())
         main.send_signal(signal.SIGKILL)
-        wait_for(lambda: restarts(deployment) > 0, "the server starts again")
+        wait_for(lambda: restarts(deployment) > before, "the server starts again")
         deployment.wait()
     assert during.requests
     assert [str(outcome) for outcome in during.failed if not outcome.streaming] == []
     assert all("replica" in outcome.error or "server" in outcome.error for outcome in during.failed)
-
-
-def names(deployment, component):
-    return {pod["metadata"]["name"] for pod in deployment.pods(component)}
 
 
 def restarts(deployment):
@@ -160,22 +139,13 @@ def restarts(deployment):
 
 def evicted(deployment, pod):
     """Whether the API server let it go; if not, because of a budget."""
-    version = "v1" if "policy/v1" in kubectl("api-versions").split() else "v1beta1"
     metadata = {"name": pod, "namespace": deployment.namespace}
-    eviction = {"apiVersion": f"policy/{version}", "kind": "Eviction", "metadata": metadata}
+    version = api_version("policy", "v1", "v1beta1")
+    eviction = {"apiVersion": version, "kind": "Eviction", "metadata": metadata}
     path = f"/api/v1/namespaces/{deployment.namespace}/pods/{pod}/eviction"
     said = kubectl("create", "--raw", path, "-f", "-", manifest=eviction, check=False)
     assert '"Success"' in said or "disruption budget" in said, said
     return '"Success"' in said
-
-
-def write_keys(deployment, keys):
-    """And makes the kubelet look, which otherwise takes it a minute."""
-    data = {name: base64.b64encode(key.encode()).decode() for name, key in keys.items()}
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "data": data}
-    deployment.kubectl("replace", "-f", "-", manifest=secret)
-    for pod in names(deployment, "gateway"):
-        deployment.kubectl("annotate", "pod", pod, "--overwrite", f"mii.dev/looked={uuid.uuid4().hex}")
 
 
 def answers(deployment, key):

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from .conftest import NAME, kubectl
+from .conftest import NAME
+from .kube import kubectl
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
