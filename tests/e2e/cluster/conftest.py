@@ -99,7 +99,7 @@ def deployment(release: Release, api_key: str, token: str) -> Deployment:
         tokenSecretRef={"name": "token", "key": "token"},
         engine={"maxModelLen": 1024, "args": ["--kv-blocks=64", "--cpu-threads=1"]},
         gateway={"replicas": 2, "apiKeysSecretRef": {"name": "keys"}, "queue": {"timeout": "5m"}},
-        rollout={"drainTimeout": "2m"},
+        rollout={"drainTimeout": "6m"},  # longer than a request may wait for a server
     )
     wait_for(lambda: found.get("mii", NAME).get("status"), "the operator takes it up")
     found.wait()

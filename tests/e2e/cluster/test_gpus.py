@@ -4,6 +4,7 @@ The server's image here has no CUDA, so its process ends soon: what counts is wh
 """
 
 import json
+import re
 
 import pytest
 
@@ -27,6 +28,7 @@ def gpus(release):
 
 def test_two_gpus_are_two_devices_and_a_width_of_two(gpus, make_deployment):
     deployment = make_deployment(model=MODEL, gpus=2)
+    deployment.condition("Accepted", "Planned")
     [pod] = wait_for(lambda: deployment.pods("server"), "a server")
     [server] = pod["spec"]["containers"]
     assert "--tensor-parallel=2" in server["args"]
@@ -37,17 +39,11 @@ def test_two_gpus_are_two_devices_and_a_width_of_two(gpus, make_deployment):
 
 
 def visible(deployment, pod):
-    """What its container sees; empty while it does not run."""
-    return (
-        deployment.kubectl("exec", pod, "--", "sh", "-c", "echo $NVIDIA_VISIBLE_DEVICES", check=False)
-        if running(deployment, pod)
-        else ""
-    )
-
-
-def running(deployment, pod):
-    statuses = deployment.get("pod", pod)["status"].get("containerStatuses", ())
-    return any("running" in status["state"] for status in statuses)
+    """The devices that its container sees; empty while it does not run."""
+    script = "echo devices=$NVIDIA_VISIBLE_DEVICES"
+    said = deployment.kubectl("exec", pod, "--", "sh", "-c", script, check=False)
+    found = re.search("^devices=(.+)$", said, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def test_more_gpus_than_there_are_wait_in_the_schedulers_words(gpus, make_deployment):

@@ -22,12 +22,21 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 ARGS = ["--kv-blocks=64", "--cpu-threads=1"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
+def _as_found(deployment):
+    yield
+    deployment.change(replicas=1)
+
+
+@pytest.fixture
+def one_server(deployment):
+    deployment.change(replicas=1)
+
+
+@pytest.fixture
 def two_servers(deployment):
     """For what takes one away."""
     deployment.change(replicas=2)
-    yield
-    deployment.change(replicas=1)
 
 
 def test_new_arguments_roll_the_server(deployment, none_fails):
@@ -37,14 +46,14 @@ def test_new_arguments_roll_the_server(deployment, none_fails):
     assert not before & deployment.names("server")
 
 
-def test_scaling_up_and_down(deployment, none_fails):
+def test_scaling_up_and_down(deployment, one_server, none_fails):
     with none_fails("scale 1 to 3"):
         deployment.change(replicas=3)
     with none_fails("scale 3 to 1"):
         deployment.change(replicas=1)
 
 
-def test_the_only_server_is_deleted(deployment, none_fails):
+def test_the_only_server_is_deleted(deployment, one_server, none_fails):
     """Requests wait for the next one."""
     with none_fails("delete of the only pod"):
         deployment.kubectl("delete", "pod", *deployment.names("server"))
