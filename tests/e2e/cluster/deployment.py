@@ -3,6 +3,7 @@
 import json
 import socket
 import uuid
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -39,20 +40,32 @@ class Deployment:
         wait_for(self.settled, f"{self.name} is as its spec says")
 
     def settled(self) -> bool:
-        found = self.get("mii", self.name)
-        spec = found["spec"]
-        ready = self.conditions().get("Ready", {})
+        """By one command: the machine that waits for this is often the one that it is to happen on."""
+        items = self.get("mii,deployments,pods")["items"]
+        found = {(item["kind"], item["metadata"]["name"]): item for item in items}
+        resource = found["MIIDeployment", self.name]
+        spec = resource["spec"]
+        wanted = {"server": spec.get("replicas", 1), "gateway": spec.get("gateway", {}).get("replicas", 1)}
+        pods = Counter(map(self._component, items))
         return (
-            found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
-            and ready.get("status") == "True"
-            and self._rolled("server", spec.get("replicas", 1))
-            and self._rolled("gateway", spec.get("gateway", {}).get("replicas", 1))
+            resource.get("status", {}).get("observedGeneration") == resource["metadata"]["generation"]
+            and _conditions(resource).get("Ready", {}).get("status") == "True"
+            and all(
+                pods[component] == replicas
+                and _rolled(found["Deployment", f"{self.name}-{component}"], replicas)
+                for component, replicas in wanted.items()
+            )
         )
+
+    def _component(self, item: Object) -> str:
+        """Of what is one of its pods; else nothing."""
+        labels = item["metadata"].get("labels", {})
+        ours = item["kind"] == "Pod" and labels.get("app.kubernetes.io/instance") == self.name
+        return str(labels["app.kubernetes.io/component"]) if ours else ""
 
     def conditions(self) -> dict[str, Object]:
         """By type."""
-        status = self.get("mii", self.name).get("status", {})
-        return {condition["type"]: condition for condition in status.get("conditions", ())}
+        return _conditions(self.get("mii", self.name))
 
     def condition(self, kind: str, reason: str, seconds: float = SECONDS) -> Object:
         """Waits until the condition has that reason."""
@@ -63,16 +76,6 @@ class Deployment:
 
         made: Object = wait_for(found, f"{self.name}'s {kind} is {reason}", seconds)
         return made
-
-    def _rolled(self, component: str, replicas: int) -> bool:
-        deployment = self.get("deployment", f"{self.name}-{component}")
-        status = deployment["status"]
-        counts = {status.get(key, 0) for key in ("replicas", "updatedReplicas", "readyReplicas")}
-        return (
-            status.get("observedGeneration") == deployment["metadata"]["generation"]
-            and counts == {deployment["spec"]["replicas"]} == {replicas}
-            and len(self.pods(component)) == replicas
-        )
 
     def pods(self, *components: str) -> list[Object]:
         """Those that are going included."""
@@ -102,3 +105,15 @@ class Deployment:
         except OSError as error:
             pytest.skip(f"Services cannot be reached from here: {error}")
         return Address(host, ports["http"], ports["grpc"])
+
+
+def _conditions(resource: Object) -> dict[str, Object]:
+    return {condition["type"]: condition for condition in resource.get("status", {}).get("conditions", ())}
+
+
+def _rolled(deployment: Object, replicas: int) -> bool:
+    status = deployment["status"]
+    counts = {status.get(key, 0) for key in ("replicas", "updatedReplicas", "readyReplicas")}
+    return status.get("observedGeneration") == deployment["metadata"]["generation"] and counts == {
+        deployment["spec"]["replicas"]
+    } == {replicas}

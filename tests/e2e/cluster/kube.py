@@ -4,6 +4,7 @@ Only what has no API (killing a process of a pod or the API server) needs the pr
 with ../shared/devcluster and with kind.
 """
 
+import functools
 import json
 import subprocess
 import time
@@ -33,10 +34,11 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = SECONDS) 
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.2)
+        time.sleep(0.5)
     return value
 
 
+@functools.cache
 def kinds(*without: str) -> str:
     """Every kind of object that a namespace can hold but for these, comma-separated as kubectl takes them."""
     words = ("api-resources", "--namespaced", "--verbs=list,delete", "-o", "name")
