@@ -11,13 +11,13 @@ import mii
 
 SERVICE = sys.argv[1]
 PROMPT = "The capital of France is"
-TOKENS = 8
+TOKENS = 4
 
 
 def post(path, **body):
     data = json.dumps(body).encode()
     request = urllib.request.Request(f"http://{SERVICE}{path}", data, {"Content-Type": "application/json"})
-    return urllib.request.urlopen(request, timeout=120)
+    return urllib.request.urlopen(request, timeout=300)
 
 
 def events(reply):
@@ -31,7 +31,7 @@ def events(reply):
 
 
 def over_http():
-    with urllib.request.urlopen(f"http://{SERVICE}/v1/models", timeout=60) as reply:
+    with urllib.request.urlopen(f"http://{SERVICE}/v1/models", timeout=300) as reply:
         model = json.load(reply)["data"][0]["id"]
     asked = {"model": model, "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0}
     with post("/v1/completions", **asked) as reply:
