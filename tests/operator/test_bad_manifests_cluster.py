@@ -56,7 +56,7 @@ def test_bad_manifests_are_refused_by_name_and_make_nothing(cluster, namespace, 
         if manifest["metadata"].get("name") not in stored
     }
     assert [complaint for complaint, path in refusals.items() if field(path) not in complaint] == []
-    judged = cluster.wait(lambda: judgements(cluster, namespace, stored), 60)
+    judged = cluster.wait(lambda: judgements(cluster, namespace, stored, operator), 120)
     assert [(name, words) for name, words in judged.items() if paths[name] not in words] == []
     assert [child["metadata"]["name"] for child in cluster.get(namespace, CHILDREN)] == ["default"]
 
@@ -70,8 +70,9 @@ def field(path):
     return path.rpartition(".")[2].partition("[")[0]
 
 
-def judgements(cluster, namespace, names):
+def judgements(cluster, namespace, names, operator):
     """What the operator says against each of them; None until it has judged them all."""
+    assert operator.process.poll() is None, operator.log
     accepted = {
         item["metadata"]["name"]: condition
         for item in cluster.get(namespace, "mii")
