@@ -13,8 +13,9 @@ from mii_gateway.tls import Tls
 
 SERVICES = ("", "modelresponse.ModelResponse")
 STOP_GRACE = 1.0  # seconds that last replies get to leave
-
-_OPTIONS = (*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0))  # a port in use is an error
+# Seconds after which a client is asked to connect anew; its open calls go on. A server that stops cancels
+# calls that are just arriving, so clients must have left before: a pod's preStop waits for longer than this.
+CONNECTION_AGE = 5.0
 
 
 class GrpcServer:
@@ -26,7 +27,7 @@ class GrpcServer:
         self._draining: asyncio.Task[None] | None = None
         table.subscribe(self._changed.set)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server = grpc.aio.server(options=_options())
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._server.add_generic_rpc_handlers((proxy,))  # after health, so that it gets what is left
 
@@ -62,3 +63,8 @@ class GrpcServer:
         ready = self._table.ready and not self._lifecycle.draining
         response = health_pb2.HealthCheckResponse
         return response.SERVING if ready else response.NOT_SERVING
+
+
+def _options() -> tuple[tuple[str, int], ...]:
+    age = ("grpc.max_connection_age_ms", round(1000 * CONNECTION_AGE))
+    return (*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0), age)  # without sharing, a port in use is an error

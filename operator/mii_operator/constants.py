@@ -14,7 +14,9 @@ PROBE_PORT = 8081  # the gateway's own health and metrics
 SERVICE_HTTP_PORT = 80
 
 USER_ID = 10001  # of the images' user
-PROPAGATION_SECONDS = 5  # until every proxy and gateway has seen that a pod is going
+# From a pod's deletion until nobody sends it new requests: proxies and gateways have seen it, and a gateway's
+# gRPC clients, who keep a connection for 5 s (its CONNECTION_AGE), have left.
+LEAVING_SECONDS = {SERVER: 5, GATEWAY: 10, FETCH: 0}
 EXIT_SECONDS = 5  # from the end of draining to the end of the process
 
 CACHE_PATH = "/cache"

@@ -364,3 +364,29 @@ async def test_the_owner_terminates(pair, start_gateway, channel, tmp_path):
     assert reply == b""
     await asyncio.wait_for(gateway.gateway.lifecycle.terminated(), 5)
     assert not calls(pair)
+
+
+async def test_clients_connect_anew_without_losing_a_call(start_gateway, pair, channel, monkeypatch):
+    """So that they have left a gateway's pod before it stops."""
+    monkeypatch.setattr("mii_gateway.grpc_server.CONNECTION_AGE", 0.2)
+    gateway = await start_gateway(*pair)
+    client = await channel(gateway.grpc_target)
+    held = asyncio.Event()
+
+    async def respond(messages, context):
+        async for message in messages:
+            await context.write(message)
+            if message == b"long":
+                await held.wait()
+
+    both(pair, respond)
+    await client.channel_ready()
+    long = client.unary_stream(STREAM)(b"long")
+    assert await long.read() == b"long"
+    for _ in range(3):
+        left = asyncio.ensure_future(client.wait_for_state_change(grpc.ChannelConnectivity.READY))
+        while not left.done():
+            assert await client.unary_unary(METHOD)(b"short", timeout=10) == b"short"
+        await client.channel_ready()
+    held.set()
+    assert await long.read() is grpc.aio.EOF

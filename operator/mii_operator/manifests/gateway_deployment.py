@@ -22,7 +22,7 @@ def container(deployment: MIIDeployment, cluster: Cluster, base: Manifest) -> Ma
         "startupProbe": pods.probe("/health/live", port="probe", period=1, timeout=1, failures=60),
         "readinessProbe": pods.probe("/health/ready", port="probe", period=2, timeout=2, failures=2),
         "livenessProbe": pods.probe("/health/live", port="probe", period=5, timeout=5, failures=3),
-        "lifecycle": pods.lifecycle(),
+        "lifecycle": pods.lifecycle(constants.GATEWAY),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [pods.TEMPORARY_MOUNT, *_secret_mounts(deployment)],
     }

@@ -23,7 +23,7 @@ def pod_template(deployment: MIIDeployment, cluster: Cluster, component: str, **
     common: Manifest = {
         "serviceAccountName": component_name(deployment, component),
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": grace_seconds(deployment),
+        "terminationGracePeriodSeconds": grace_seconds(deployment, component),
         "securityContext": security_context(),
         "topologySpreadConstraints": [hosts],
     }
@@ -72,12 +72,12 @@ def probe(path: str, *, port: str, period: int, timeout: int, failures: int) -> 
     }
 
 
-def lifecycle() -> Manifest:
+def lifecycle(component: str) -> Manifest:
     """SIGTERM comes only when nobody sends new requests any more."""
-    return {"preStop": {"exec": {"command": ["sleep", str(constants.PROPAGATION_SECONDS)]}}}
+    return {"preStop": {"exec": {"command": ["sleep", str(constants.LEAVING_SECONDS[component])]}}}
 
 
-def grace_seconds(deployment: MIIDeployment) -> int:
-    """From a pod's deletion to its SIGKILL: propagation, drain, exit."""
+def grace_seconds(deployment: MIIDeployment, component: str) -> int:
+    """From a pod's deletion to its SIGKILL: clients leave, it drains, it exits."""
     drain = ceil(deployment.spec.rollout.drain_timeout.total_seconds())
-    return constants.PROPAGATION_SECONDS + drain + constants.EXIT_SECONDS
+    return constants.LEAVING_SECONDS[component] + drain + constants.EXIT_SECONDS

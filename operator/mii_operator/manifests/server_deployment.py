@@ -31,7 +31,7 @@ def container(deployment: MIIDeployment, cluster: Cluster, choice: Choice, base:
         "startupProbe": _startup_probe(deployment),
         "readinessProbe": pods.probe("/health/ready", port="http", period=2, timeout=2, failures=2),
         "livenessProbe": pods.probe("/health/live", port="http", period=5, timeout=5, failures=3),
-        "lifecycle": pods.lifecycle(),
+        "lifecycle": pods.lifecycle(constants.SERVER),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "cache", "mountPath": constants.CACHE_PATH},

@@ -83,10 +83,11 @@ class HttpEndpoint:
 
 
 class GrpcEndpoint:
-    """DeepSpeed-MII's service, on a connection of its own, which tries nothing again."""
+    """DeepSpeed-MII's service, on a connection of its own. gRPC itself sends a call again that a server has
+    not taken up, as it does unless it is told otherwise; nothing else is tried again."""
 
     def __init__(self, address: Address) -> None:
-        options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+        options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1)]
         target = f"{address.host}:{address.grpc_port}"
         if address.tls:
             options.append(("grpc.ssl_target_name_override", address.tls.name))

@@ -6,7 +6,7 @@
         assert during.requests and not during.failed
 
 A quarter of the clients each: HTTP and gRPC, in one answer and streamed. A client sends its next request
-shortly after the last one's end, and nothing is ever tried again: what fails once counts.
+shortly after the last one's end, and tries nothing again: what fails once counts.
 """
 
 import asyncio
