@@ -83,4 +83,25 @@ MII_API cudaError_t mii_moe_unpermute(void *out, const void *rows, const float *
                                       int64_t tokens, int64_t n, int per_token, mii_dtype dtype,
                                       cudaStream_t stream);
 
+/* Attention: query, out [tokens, heads, head_dim], tokens of query `query_stride` apart; caches [blocks, kv_heads, 64,
+ * head_dim]; block_tables [sequences, table_stride]; context_lens [sequences]. head_dim is 64, 80, 96, 128 or 256, and
+ * dtype one of 16 bits; caches and workspace are aligned to 16 bytes, out to 8, query to 4. A token sees itself and the
+ * window - 1 tokens before it, or all before it where window is 0. scale > 0. */
+
+/* attention_decode.cu: one token a sequence; an empty context gives zeros. partials [decodes, heads, splits,
+ * head_dim] and weights [decodes, heads, splits] are workspace of several splits, else null. */
+MII_API cudaError_t mii_attention_decode(void *out, float *partials, float *weights, const void *query,
+                                         const void *k_cache, const void *v_cache, const int *block_tables,
+                                         const int *context_lens, int64_t decodes, int64_t query_stride,
+                                         int64_t table_stride, int heads, int kv_heads, int head_dim, int splits,
+                                         int window, float scale, mii_dtype dtype, cudaStream_t stream);
+
+/* attention_prefill.cu: sequence i has the tokens cu_seqlens[i] to cu_seqlens[i + 1], the last ones of its context.
+ * tiles: the sum over the sequences of ceil(tokens / 128), or of ceil(tokens / 64) where head_dim is 256. */
+MII_API cudaError_t mii_attention_prefill(void *out, const void *query, const void *k_cache, const void *v_cache,
+                                          const int *block_tables, const int *context_lens, const int *cu_seqlens,
+                                          int64_t sequences, int64_t tiles, int64_t query_stride,
+                                          int64_t table_stride, int heads, int kv_heads, int head_dim, int window,
+                                          float scale, mii_dtype dtype, cudaStream_t stream);
+
 #endif

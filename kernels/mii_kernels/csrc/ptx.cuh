@@ -12,6 +12,13 @@
 
 namespace mii::ptx {
 
+// 2^x to about 2 units in the last place; denormal results are 0.
+__device__ inline float exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+
 __device__ inline unsigned shared_address(const void *shared) {
     return static_cast<unsigned>(__cvta_generic_to_shared(shared));
 }

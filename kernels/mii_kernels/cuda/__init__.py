@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from mii_kernels import reference
 from mii_kernels._lib import Library
 from mii_kernels.cuda.activations import activate, activate_and_mul
+from mii_kernels.cuda.attention import paged_attention
 from mii_kernels.cuda.logits import add_bias, apply_penalties, count_tokens
 from mii_kernels.cuda.moe import moe_experts, moe_gate
 from mii_kernels.cuda.norms import layer_norm, rms_norm
@@ -17,8 +18,8 @@ from mii_kernels.cuda.rotary import rope_and_store_kv
 from mii_kernels.cuda.sampling import greedy, sample
 
 OPS = (
-    *(activate, activate_and_mul, layer_norm, rms_norm, rope_and_store_kv, moe_experts, moe_gate),
-    *(add_bias, apply_penalties, count_tokens, greedy, sample),
+    *(activate, activate_and_mul, layer_norm, paged_attention, rms_norm, rope_and_store_kv),
+    *(moe_experts, moe_gate, add_bias, apply_penalties, count_tokens, greedy, sample),
 )
 
 

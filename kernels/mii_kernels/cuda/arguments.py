@@ -30,6 +30,13 @@ def column(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype).contiguous()
 
 
+def multiprocessors(device: torch.device) -> int:
+    """That thread blocks spread over."""
+    if device.type == "cpu":  # the tests' library, which has none: few, so that small batches are split
+        return 4
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
 def _argument(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.data_ptr()

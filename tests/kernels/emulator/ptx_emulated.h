@@ -7,6 +7,8 @@ namespace mii::ptx {
 
 constexpr unsigned WHOLE_WARP = 0xffffffffu;
 
+inline float exp2(float x) { return exp2f(x); }
+
 // Copied only when waited for: what is read too early is the poison.
 inline void cp_async_16(void *shared, const void *global, bool valid = true) {
     emulator::self().copies.back().push_back({shared, valid ? global : nullptr, 16});

@@ -1,0 +1,149 @@
+"""Paged attention: one launch for the decodes of a batch, one for its prompt chunks."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from mii_kernels import reference
+from mii_kernels._lib import Library
+from mii_kernels.batch import RaggedBatch
+from mii_kernels.cuda.arguments import launch, multiprocessors
+
+HEAD_DIMS = (64, 80, 96, 128, 256)
+BLOCK_SIZE = 64
+GROUP_ROWS = 16  # query heads of a KV head that one thread block serves
+MAX_SPLITS = 64
+MAX_DECODES = 65535  # CUDA's limit to the third dimension of a grid
+
+# Of `decode_splits`, in the time that a multiprocessor full of thread blocks takes for a tile of each. Worked
+# out from the H100's memory speed and latency, not measured.
+_RESIDENT = 3  # thread blocks of a multiprocessor
+_LEAST = 0.25  # a tile where nothing else is under way
+_START = 0.3  # until a thread block's first tile is there
+_COMBINE = 0.7  # the second kernel
+
+
+def paged_attention(
+    library: Library,
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    batch: RaggedBatch,
+    scale: float,
+    window: int | None,
+) -> Tensor:
+    if not _served(query, k_cache, v_cache, batch, scale):
+        return reference.paged_attention(query, k_cache, v_cache, batch, scale, window)
+    out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    if batch.num_decodes:
+        _decode(library, out, query, k_cache, v_cache, batch, scale, window)
+    if len(batch.query_lens) > batch.num_decodes:
+        _prefill(library, out, query, k_cache, v_cache, batch, scale, window)
+    return out
+
+
+@lru_cache(maxsize=4096)
+def decode_splits(decodes: int, head_tiles: int, tokens: int, multiprocessors: int) -> int:
+    """Into how many parts each context is split, so that the GPU is busy and its last wave not idle.
+
+    head_tiles: thread blocks for one token's heads; tokens: what the longest context has to read.
+    """
+    tiles = max(1, -(-tokens // BLOCK_SIZE))
+    resident = _RESIDENT * multiprocessors
+
+    def time(splits: int) -> float:
+        waves, rest = divmod(decodes * head_tiles * splits, resident)
+        busy = waves + (max(rest / resident, _LEAST) if rest else 0)
+        return busy * (-(-tiles // splits) + _START) + (_COMBINE if splits > 1 else 0)
+
+    return min(range(1, min(tiles, MAX_SPLITS) + 1), key=time)
+
+
+def prefill_tiles(query_lens: list[int], head_dim: int) -> int:
+    """Thread blocks for one head of these sequences; csrc/mii.h has the number of rows."""
+    rows = 64 if head_dim == 256 else 128
+    return sum(-(-length // rows) for length in query_lens)
+
+
+def _decode(
+    library: Library,
+    out: Tensor,
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    batch: RaggedBatch,
+    scale: float,
+    window: int | None,
+) -> None:
+    num, heads, kv_heads, head_dim = batch.num_decodes, query.shape[1], k_cache.shape[1], query.shape[2]
+    name = f"decode_splits{window}"
+    if name not in batch.derived:
+        tokens = max(batch.context_lens_host[:num])
+        tokens = tokens if window is None else min(tokens, window)
+        head_tiles = kv_heads * -(-heads // kv_heads // GROUP_ROWS)
+        batch.derived[name] = decode_splits(num, head_tiles, tokens, multiprocessors(query.device))
+    splits = batch.derived[name]
+    launch(
+        library,
+        "mii_attention_decode",
+        *(out, *_workspace(num, heads, splits, head_dim, query.device)),
+        *(query, k_cache, v_cache, batch.block_tables, batch.context_lens),
+        *(num, query.stride(0), batch.block_tables.stride(0), heads, kv_heads, head_dim, splits),
+        *(window or 0, scale, query.dtype),
+        on=query,
+    )
+
+
+def _prefill(
+    library: Library,
+    out: Tensor,
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    batch: RaggedBatch,
+    scale: float,
+    window: int | None,
+) -> None:
+    first, heads, head_dim = batch.num_decodes, query.shape[1], query.shape[2]
+    if "prefill_tiles" not in batch.derived:
+        batch.derived["prefill_tiles"] = prefill_tiles(batch.query_lens[first:], head_dim)
+    launch(
+        library,
+        "mii_attention_prefill",
+        *(out, query, k_cache, v_cache),
+        *(batch.block_tables[first:], batch.context_lens[first:], batch.cu_seqlens[first:]),
+        *(len(batch.query_lens) - first, batch.derived["prefill_tiles"]),
+        *(query.stride(0), batch.block_tables.stride(0)),
+        *(heads, k_cache.shape[1], head_dim, window or 0, scale, query.dtype),
+        on=query,
+    )
+
+
+def _served(query: Tensor, k_cache: Tensor, v_cache: Tensor, batch: RaggedBatch, scale: float) -> bool:
+    head_dim = query.shape[2]
+    return (
+        query.dtype == k_cache.dtype == v_cache.dtype
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and head_dim in HEAD_DIMS
+        and k_cache.shape[2] == BLOCK_SIZE
+        and k_cache.is_contiguous()
+        and v_cache.is_contiguous()
+        and (k_cache.data_ptr() | v_cache.data_ptr()) % 16 == 0
+        and query.stride()[1:] == (head_dim, 1)
+        and query.stride(0) % 2 == 0
+        and query.data_ptr() % 4 == 0
+        and batch.block_tables.stride(1) == 1
+        and batch.num_decodes <= MAX_DECODES
+        and scale > 0
+    )
+
+
+def _workspace(
+    num: int, heads: int, splits: int, head_dim: int, device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """Of several splits: each one's sums, and the weights of these."""
+    if splits == 1:
+        return None, None
+    sums = torch.empty((num, heads, splits, head_dim), dtype=torch.float32, device=device)
+    return sums, torch.empty((num, heads, splits), dtype=torch.float32, device=device)
