@@ -104,4 +104,10 @@ MII_API cudaError_t mii_attention_prefill(void *out, const void *query, const vo
                                           int64_t table_stride, int heads, int kv_heads, int head_dim, int window,
                                           float scale, mii_dtype dtype, cudaStream_t stream);
 
+/* skinny_gemm.cu: out [tokens, n]; x [tokens, k]; weight [n, k]; bias [n] or null. tokens <= 64, k a multiple of 32,
+ * x and weight aligned to 16 bytes, 16-bit dtypes. rows of the weight for each thread block: 16, 32 or, for more than
+ * 16 tokens, 128. */
+MII_API cudaError_t mii_skinny_gemm(void *out, const void *x, const void *weight, const void *bias, int tokens,
+                                    int n, int k, int rows, mii_dtype dtype, cudaStream_t stream);
+
 #endif
