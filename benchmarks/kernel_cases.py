@@ -27,6 +27,7 @@ class Case:
     run: Callable[..., Tensor]  # (backend, *inputs) -> what is compared
     exact: Callable[..., Tensor]  # (*inputs) -> float64; for tokens: the reference's
     moved: int  # bytes
+    flops: int = 0  # of the tensor cores' operations
 
 
 @dataclass(frozen=True)

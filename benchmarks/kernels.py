@@ -5,9 +5,9 @@
 Prints one JSON object a line. First the roofline, measured here: a large copy and a large product. Then for
 each case and each of `cuda` (our kernels) and `torch` (the references): the median time of a call, from
 replays of a CUDA graph whose calls go around among input sets larger together than the L2 cache; the
-bandwidth, counting every input and output once; its share of the copy's; and the error against float64,
-‖out - exact‖ / ‖exact‖, or for tokens the share that differs from the reference's. Needs a CUDA device: exit
-code 2 without one.
+bandwidth, counting every input and output once; its share of the copy's; for attention and `linear` the same
+of arithmetic and the product; and the error against float64, ‖out - exact‖ / ‖exact‖, or for tokens the share
+that differs from the reference's. Needs a CUDA device: exit code 2 without one.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from torch import Tensor
 from kernel_cases import Case, Inputs, Sizes, cases
 from mii.bench.hardware import hardware
 from mii_kernels import _lib, cuda, reference
+from tensor_core_cases import tensor_core_cases
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 ROTATED_BYTES = 256 * 2**20  # several times the L2 cache of a data-centre GPU
@@ -49,11 +50,11 @@ def main() -> int:
     context = {"bench": "kernels", "hardware": hardware(), "torch": torch.__version__, "dtype": options.dtype}
     roofline = measure_roofline(device, dtype)
     print(json.dumps(context | {"op": "roofline", **roofline}), flush=True)
-    for case in cases(Sizes(), dtype):
+    for case in cases(Sizes(), dtype) + tensor_core_cases(Sizes(), dtype):
         if options.op and case.op not in options.op.split(","):
             continue
         for name, ops in backends.items():
-            row = measure(case, ops, device, roofline["copy_tb_s"])
+            row = measure(case, ops, device, roofline)
             print(json.dumps(context | {"kernels": name} | row), flush=True)
     return 0
 
@@ -79,16 +80,26 @@ def measure_roofline(device: torch.device, dtype: torch.dtype) -> dict[str, floa
     }
 
 
-def measure(case: Case, ops: SimpleNamespace, device: torch.device, copy_tb_s: float) -> dict[str, Any]:
+def measure(
+    case: Case, ops: SimpleNamespace, device: torch.device, roofline: dict[str, float]
+) -> dict[str, Any]:
     wrong = error(case, ops, device)
     count = min(MAX_SETS, max(2, -(-ROTATED_BYTES // case.moved)))
     us = time_us(lambda *inputs: case.run(ops, *inputs), [case.make(device) for _ in range(count)])
-    return {"op": case.op, "shape": case.shape, "error": wrong} | speed(case.moved, us, copy_tb_s)
+    found = {"op": case.op, "shape": case.shape, "error": wrong} | speed(
+        case.moved, us, roofline["copy_tb_s"]
+    )
+    return found | arithmetic(case.flops, us, roofline["product_tflop_s"]) if case.flops else found
 
 
 def speed(moved: int, us: float, copy_tb_s: float) -> dict[str, float]:
     tb_s = moved / us / 1e6
     return {"us": round(us, 2), "tb_s": round(tb_s, 3), "share_of_copy": round(tb_s / copy_tb_s, 3)}
+
+
+def arithmetic(flops: int, us: float, product_tflop_s: float) -> dict[str, float]:
+    tflop_s = flops / us / 1e6
+    return {"tflop_s": round(tflop_s, 1), "share_of_product": round(tflop_s / product_tflop_s, 3)}
 
 
 def error(case: Case, ops: Any, device: torch.device) -> float:

@@ -51,6 +51,21 @@ def test_cases_know_what_is_right(bench: ModuleType, kernels: Kernels, dtype: to
             assert bench.error(case, ops, kernels.device) < limit, (case.op, case.shape)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_tensor_core_cases_know_what_is_right(
+    bench: ModuleType, kernels: Kernels, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["tensor_core_cases"]
+    monkeypatch.setattr(module, "DECODES", ((2, 130),))
+    monkeypatch.setattr(module, "PROMPTS", ((1, 5), (2, 70)))
+    sizes = bench.Sizes(hidden=64, heads=4, kv_heads=2, head_dim=64, intermediate=96)
+    found = bench.tensor_core_cases(sizes, dtype)
+    assert {case.op for case in found} == {"paged_attention", "linear"}
+    for case in found:
+        for ops in (kernels.run, reference):
+            assert bench.error(case, ops, kernels.device) < 1e-2, (case.op, case.shape)
+
+
 def test_a_wrong_kernel_has_an_error(bench: ModuleType) -> None:
     case = next(case for case in small(bench, torch.float32) if case.op == "activate")
 
@@ -64,6 +79,13 @@ def test_a_wrong_kernel_has_an_error(bench: ModuleType) -> None:
 
 def test_speed_counts_bytes_over_time(bench: ModuleType) -> None:
     assert bench.speed(3_000_000, 2.0, 3.0) == {"us": 2.0, "tb_s": 1.5, "share_of_copy": 0.5}
+
+
+def test_arithmetic_counts_operations_over_time(bench: ModuleType) -> None:
+    assert bench.arithmetic(3_000_000, 2.0, 3.0) == {"tflop_s": 1.5, "share_of_product": 0.5}
+    attention = bench.tensor_core_cases(bench.Sizes(), torch.bfloat16)
+    (prompt,) = [case for case in attention if case.shape.startswith("prefill 1x8192")]
+    assert prompt.flops == pytest.approx(4 * 32 * 128 * 8192**2 / 2, rel=1e-3)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
