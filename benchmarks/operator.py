@@ -1,6 +1,7 @@
 """How the operator fares with many MIIDeployments: changes at a steady rate, on a cluster of fake nodes.
 
     eval "$(../shared/devcluster/up --control-plane --fake-nodes 200)"
+    kubectl create --validate=false -f crds/miideployments.yaml
     python benchmarks/operator.py --resources 200 --replicas 5 --rate 10 --changes 200
 
 One JSON object a line: creation (until all is applied, until all are ready), idleness (requests in it), and
