@@ -5,7 +5,7 @@ import uuid
 from pathlib import Path
 
 from . import pods
-from .kube import kubectl
+from .kube import kubectl, wait_for
 
 NAME = "hub"
 MODELS = {"three": 3, "private": 4}  # org/NAME to attention heads
@@ -21,7 +21,7 @@ class Hub:
         return f"http://{NAME}.{self.namespace}.svc"
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Returns when it answers through its Service: one that does not is no reason to refuse a model."""
         made = ("create", "-n", self.namespace)
         kubectl(*made, "secret", "generic", NAME, f"--from-literal=token={self.token}")
         kubectl(*made, "service", "clusterip", NAME, "--tcp=80:8000")
@@ -37,9 +37,16 @@ class Hub:
         )
         command = ("python", "/models/hub_server.py", "/models", "/secret/token")
         pods.start(self.namespace, NAME, *command, volumes=volumes, readinessProbe=_ANSWERS)
+        wait_for(self._answers, "the hub answers through its Service")
+
+    def _answers(self) -> bool:
+        ask = f"import urllib.request as r; print(r.urlopen('{self.url}{_CONFIG}', timeout=5).status)"
+        said = kubectl("exec", "-n", self.namespace, NAME, "--", "python", "-c", ask, check=False)
+        return said == "200"
 
 
-_ANSWERS = {"httpGet": {"path": "/org/three/resolve/main/config.json", "port": 8000}, "periodSeconds": 1}
+_CONFIG = "/org/three/resolve/main/config.json"
+_ANSWERS = {"httpGet": {"path": _CONFIG, "port": 8000}, "periodSeconds": 1}
 
 
 def _config(heads: int) -> dict[str, int]:
