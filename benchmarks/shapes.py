@@ -38,6 +38,13 @@ _MISTRAL = _LLAMA | {
     "rope_theta": 1e6,
     "sliding_window": None,
 }
+_7B: dict[str, Any] = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
 
 # From the models' published config.json, by the names of the fields there.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -71,35 +78,23 @@ SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 2048,
     },
     "mistral-7b": _MISTRAL
+    | _7B
     | {
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
         "vocab_size": 32768,
         "max_position_embeddings": 32768,
     },
     "llama-3-8b": _LLAMA
+    | _7B
     | {
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
         "vocab_size": 128256,
         "max_position_embeddings": 8192,
         "rope_theta": 500000.0,
     },
     "mixtral-8x7b": _MISTRAL
+    | _7B
     | {
         "architectures": ["MixtralForCausalLM"],
         "model_type": "mixtral",
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
         "num_local_experts": 8,
         "num_experts_per_tok": 2,
         "vocab_size": 32000,
