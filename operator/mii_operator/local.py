@@ -4,7 +4,7 @@ from mii_operator.facts import Facts
 from mii_spec.model_facts import ModelFacts
 from mii_spec.sizing import GpuFacts
 from mii_spec.source import VolumeModel
-from mii_spec.spec import MIIDeployment, Spec
+from mii_spec.spec import Cache, Gateway, MIIDeployment, PodTemplate, Rollout, Spec
 
 REPLICAS_A_CORE = 4  # more processes than this only wait for each other
 _NO_SECRETS = "there are no Secrets outside a cluster; remove the field"
@@ -43,14 +43,13 @@ def local_refusals(deployment: MIIDeployment, *, gpus: int = 0, cores: int = 1) 
 def unused_fields(deployment: MIIDeployment) -> list[str]:
     """The fields that this manifest sets and only pods have a use for."""
     spec = deployment.spec
-    given = (
-        ("spec.cache", spec.cache),
-        ("spec.gateway.replicas", spec.gateway.replicas),
-        ("spec.rollout.strategy", spec.rollout.strategy),
-        ("spec.podTemplate", spec.pod_template),
-    )
-    plain = (Spec.model_fields["cache"].default, 1, "auto", Spec.model_fields["pod_template"].default)
-    return [name for (name, value), default in zip(given, plain, strict=True) if value != default]
+    given = {
+        "spec.cache": spec.cache != Cache(),
+        "spec.gateway.replicas": spec.gateway.replicas != Gateway().replicas,
+        "spec.rollout.strategy": spec.rollout.strategy != Rollout().strategy,
+        "spec.podTemplate": spec.pod_template != PodTemplate(),
+    }
+    return [name for name, is_given in given.items() if is_given]
 
 
 def needed_gpus(spec: Spec) -> int:

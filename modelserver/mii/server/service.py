@@ -31,8 +31,9 @@ class Service:
 
     def __init__(self, args: ServerArgs) -> None:
         self.args = args
-        self.model_name = args.served_model_name or shown(args.model)
-        self.deployment_name = args.deployment_name or f"{shown(args.model)}-mii-deployment"
+        model = shown(args.model)
+        self.model_name = args.served_model_name or model
+        self.deployment_name = args.deployment_name or f"{model}-mii-deployment"
         self.metrics = Metrics(self.model_name)
         self.created = int(time.time())
         self.phase = Phase.LOADING
