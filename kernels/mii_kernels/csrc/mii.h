@@ -34,6 +34,35 @@ MII_API cudaError_t mii_layer_norm(void *out, void *summed, const void *x, const
                                    const void *weight, const void *bias, int64_t rows, int64_t n, int64_t inner,
                                    int64_t stride, float eps, mii_dtype dtype, cudaStream_t stream);
 
+/* peers.cu: the buffers through which at most MII_MAX_RANKS ranks, one device and process each, exchange what they
+ * sum; peers.cuh says what is in them. A rank allocates its own and opens the others' by their handles, 64 bytes each;
+ * these four are no launchers, and the ranks' devices have the same numbers in every process. */
+#define MII_MAX_RANKS 8
+#define MII_ONE_SHOT_BYTES (1 << 20) /* of a message, at most */
+#define MII_TWO_SHOT_BYTES (8 << 20)
+MII_API cudaError_t mii_peer_buffer_bytes(int64_t *bytes, int ranks);
+MII_API cudaError_t mii_peer_allocate(void **buffer, void *handle, int64_t bytes, int device);
+MII_API cudaError_t mii_peer_open(void **buffer, const void *handle, int device, int peer);
+MII_API cudaError_t mii_peer_close(void *buffer);
+MII_API cudaError_t mii_peer_free(void *buffer);
+
+/* all_reduce.cu: out [count], which may be x; x [count] of every rank, aligned to 16 bytes. buffers [ranks]: host array
+ * of device pointers, the own one at `rank`. abandoned: an int that the device can read, not 0 once a rank is gone;
+ * nobody waits any more then. All ranks call the same on one stream each, with the same sizes. */
+MII_API cudaError_t mii_all_reduce_one_shot(void *out, const void *x, void *const *buffers, const int *abandoned,
+                                            int64_t count, int rank, int ranks, mii_dtype dtype,
+                                            cudaStream_t stream);
+MII_API cudaError_t mii_all_reduce_two_shot(void *out, const void *x, void *const *buffers, const int *abandoned,
+                                            int64_t count, int rank, int ranks, mii_dtype dtype,
+                                            cudaStream_t stream);
+
+/* all_reduce_norm.cu: out, summed, x, residual [rows, n]; weight, bias [n], the latter for LayerNorm (rms 0) and there
+ * perhaps null. At most MII_ONE_SHOT_BYTES; rows of at most 32 KiB, a multiple of 16 bytes; pointers aligned to 16. */
+MII_API cudaError_t mii_all_reduce_norm(void *out, void *summed, const void *x, const void *residual,
+                                        const void *weight, const void *bias, void *const *buffers,
+                                        const int *abandoned, int64_t rows, int64_t n, int rank, int ranks, int rms,
+                                        float eps, mii_dtype dtype, cudaStream_t stream);
+
 /* rope.cu: qkv [tokens, heads + 2 kv_heads, head_dim], tokens `stride` apart; caches [blocks, kv_heads, block_size,
  * head_dim]; cos_sin [positions, rotary_dim] or null; positions, slots [tokens]. Q is rotated in place, K is
  * rotated into the cache and stays as it was in qkv. */

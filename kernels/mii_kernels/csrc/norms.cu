@@ -1,100 +1,13 @@
-// RMSNorm and LayerNorm of rows of n elements, each after the addition of a residual.
-//
-//   summed = x + residual, rounded to T             (not written where there is no residual: it is x)
-//   rms_norm:   round(summed / sqrt(mean(summed^2) + eps)) * weight
-//   layer_norm: (summed - mean) / sqrt(mean((summed - mean)^2) + eps) * weight + bias
+// RMSNorm and LayerNorm of rows of n elements, each after the addition of a residual (see norm_row.cuh).
 //
 // A row is read once and stays in registers: ITEMS vectors a thread, all loaded before the first is used.
 // Rows of few elements share a block, one row for each threadIdx.y.
-#include "dtypes.cuh"
 #include "launch.cuh"
-#include "reduce.cuh"
+#include "norm_row.cuh"
 
 namespace mii {
 
-constexpr int ITEMS = 4;
-template <int WIDTH>
-constexpr int MAX_THREADS = WIDTH == 8 ? 512 : 1024;  // at most 16384 elements a row, 4096 where WIDTH is 1
 constexpr int THREADS_A_BLOCK = 128;  // at least, where rows are short
-
-template <typename T>
-struct NormArgs {
-    T *out;     // [rows, n]
-    T *summed;  // [rows, n], with a residual
-    const T *x;
-    const T *residual;  // null: none; otherwise x and residual are [rows, n]
-    const T *weight;    // [n]; null only for LayerNorm: ones
-    const T *bias;      // [n]; null: zeros
-    int64_t rows;
-    int64_t n;
-    int64_t inner;   // x: row r is at (r / inner) * stride + (r % inner) * n
-    int64_t stride;
-    float eps;
-};
-
-// What a thread holds of its row.
-template <typename T, int WIDTH>
-struct Part {
-    Vector<T, WIDTH> at[ITEMS];
-
-    // f(column, vector) for each vector that is within the row.
-    template <typename F>
-    __device__ void each(int64_t n, F f) {
-#pragma unroll
-        for (int item = 0; item < ITEMS; ++item) {
-            int64_t column = (threadIdx.x + item * static_cast<int64_t>(blockDim.x)) * WIDTH;
-            if (column < n) f(column, at[item]);
-        }
-    }
-
-    template <typename F>
-    __device__ float sum(int64_t n, F f) {
-        float total = 0;
-        each(n, [&](int64_t, const Vector<T, WIDTH> &x) {
-#pragma unroll
-            for (int i = 0; i < WIDTH; ++i) total += f(to_float(x.at[i]));
-        });
-        return total;
-    }
-};
-
-template <typename T, int WIDTH>
-__device__ inline void add_residual(Part<T, WIDTH> &part, int64_t row, bool active, const NormArgs<T> &args) {
-    Part<T, WIDTH> residual;
-    residual.each(args.n, [&](int64_t column, Vector<T, WIDTH> &x) {
-        x = load<WIDTH>(args.residual + row * args.n + column);
-    });
-#pragma unroll
-    for (int item = 0; item < ITEMS; ++item)
-#pragma unroll
-        for (int i = 0; i < WIDTH; ++i) {
-            float sum = to_float(part.at[item].at[i]) + to_float(residual.at[item].at[i]);
-            part.at[item].at[i] = from_float<T>(sum);
-        }
-    if (!active) return;
-    part.each(args.n, [&](int64_t column, const Vector<T, WIDTH> &x) {
-        store_global<WIDTH>(args.summed + row * args.n + column, x);
-    });
-}
-
-template <bool RMS, typename T, int WIDTH>
-__device__ inline void write_scaled(Part<T, WIDTH> &part, int64_t row, float mean, float factor,
-                                    const NormArgs<T> &args) {
-    part.each(args.n, [&](int64_t column, Vector<T, WIDTH> &x) {
-        Vector<T, WIDTH> weight, bias;
-        if (args.weight) weight = load<WIDTH>(args.weight + column);
-        if (args.bias) bias = load<WIDTH>(args.bias + column);
-#pragma unroll
-        for (int i = 0; i < WIDTH; ++i) {
-            float y = (to_float(x.at[i]) - mean) * factor;
-            if (RMS) y = rounded<T>(y);
-            if (args.weight) y *= to_float(weight.at[i]);
-            if (args.bias) y += to_float(bias.at[i]);
-            x.at[i] = from_float<T>(y);
-        }
-        store_global<WIDTH>(args.out + row * args.n + column, x);
-    });
-}
 
 template <typename T, int WIDTH, bool RMS>
 __global__ void __launch_bounds__(MAX_THREADS<WIDTH>) norm_kernel(NormArgs<T> args) {
@@ -106,16 +19,7 @@ __global__ void __launch_bounds__(MAX_THREADS<WIDTH>) norm_kernel(NormArgs<T> ar
 
     Part<T, WIDTH> part;
     part.each(args.n, [&](int64_t column, Vector<T, WIDTH> &x) { x = load<WIDTH>(from + column); });
-    if (args.residual) add_residual(part, row, active, args);
-
-    float mean = 0;
-    if (!RMS) {
-        float total = part.sum(args.n, [](float x) { return x; });
-        mean = row_reduce(total, Sum{}, scratch) / args.n;
-    }
-    float squares = part.sum(args.n, [=](float x) { return (x - mean) * (x - mean); });
-    float variance = row_reduce(squares, Sum{}, scratch) / args.n;
-    if (active) write_scaled<RMS>(part, row, mean, rsqrtf(variance + args.eps), args);
+    finish_row<RMS>(part, row, active, scratch, args);
 }
 
 // Threads for a row of so many vectors, and rows of a block.

@@ -16,7 +16,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __shared__ static
+#define __shared__ static thread_local
 #define __constant__ static
 #define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
@@ -37,7 +37,7 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 
 // Host API.
 using cudaStream_t = void *;
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9, cudaErrorLaunchFailure = 719 };
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9, cudaErrorPeerAccessUnsupported = 217, cudaErrorLaunchFailure = 719 };
 enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 struct cudaLaunchConfig_t { dim3 gridDim, blockDim; size_t dynamicSmemBytes; cudaStream_t stream; };
@@ -46,6 +46,20 @@ inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, 
     *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
     return cudaSuccess;
 }
+
+// Devices are threads of one process here: a handle is a pointer.
+struct cudaIpcMemHandle_t { void *memory; char unused[56]; };
+constexpr unsigned cudaIpcMemLazyEnablePeerAccess = 1;
+
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+inline cudaError_t cudaMalloc(void **memory, size_t bytes) { return (*memory = malloc(bytes)) ? cudaSuccess : cudaErrorInvalidValue; }
+inline cudaError_t cudaMemset(void *memory, int value, size_t bytes) { return memset(memory, value, bytes), cudaSuccess; }
+inline cudaError_t cudaFree(void *memory) { return free(memory), cudaSuccess; }
+inline cudaError_t cudaDeviceCanAccessPeer(int *possible, int, int) { return *possible = 1, cudaSuccess; }
+inline cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t *handle, void *memory) { return *handle = {memory, {}}, cudaSuccess; }
+inline cudaError_t cudaIpcOpenMemHandle(void **memory, cudaIpcMemHandle_t handle, unsigned) { return *memory = handle.memory, cudaSuccess; }
+inline cudaError_t cudaIpcCloseMemHandle(void *) { return cudaSuccess; }
 
 inline const char *cudaGetErrorString(cudaError_t error) {
     return error == cudaErrorLaunchFailure ? emulator::failure.c_str() : "invalid argument";

@@ -1,8 +1,12 @@
 // Runs a grid on the CPU: blocks one after another, a block's threads as cooperative fibers that switch only
 // where they wait for each other. What a GPU does in any order is done here in an order that differs from round to
 // round, so that a missing barrier shows. A block whose threads wait for ever is an error that names it.
+//
+// Every thread of the host is a device of its own: grids of several run beside each other, and can wait for each other
+// block by block.
 #pragma once
 
+#include <sched.h>
 #include <setjmp.h>
 #include <ucontext.h>
 
@@ -18,8 +22,8 @@ struct dim3 {
     constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
-inline uint3 threadIdx, blockIdx;
-inline dim3 blockDim, gridDim;
+inline thread_local uint3 threadIdx, blockIdx;
+inline thread_local dim3 blockDim, gridDim;
 
 namespace emulator {
 
@@ -42,13 +46,13 @@ struct Thread {
     ucontext_t context;
 };
 
-inline std::vector<Thread *> threads;  // of the block; more may be left over from larger ones
-inline unsigned num_threads, current;
-inline std::function<void()> body;
-inline jmp_buf scheduler;
-inline std::vector<unsigned char> shared_bytes;
-inline std::string failure;  // what cudaGetErrorString says of cudaErrorLaunchFailure
-inline size_t round_number;
+inline thread_local std::vector<Thread *> threads;  // of the block; more may be left over from larger ones
+inline thread_local unsigned num_threads, current;
+inline thread_local std::function<void()> body;
+inline thread_local jmp_buf scheduler;
+inline thread_local std::vector<unsigned char> shared_bytes;
+inline thread_local std::string failure;  // what cudaGetErrorString says of cudaErrorLaunchFailure
+inline thread_local size_t round_number;
 
 inline Thread &self() { return *threads[current]; }
 inline Thread *warp_of(unsigned thread) { return threads[thread & ~31u]; }
@@ -59,6 +63,12 @@ inline __attribute__((noinline)) void suspend() {
 
 inline void wait(State state) {
     self().state = state;
+    suspend();
+}
+
+// Lets the block's other threads go on, and the host's, in a loop that waits for another device.
+inline void pause() {
+    sched_yield();
     suspend();
 }
 
