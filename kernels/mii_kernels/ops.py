@@ -8,16 +8,18 @@ D] each, so that the tile of one (block, head) is contiguous.
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mii_kernels import _lib, cuda, reference
-from mii_kernels._lib import KernelError
+from mii_kernels._lib import KernelError, Library
 from mii_kernels.batch import RaggedBatch
 from mii_kernels.reference.activations import ACTIVATIONS
 
 __all__ = [
     "KERNELS",
     "KernelError",
+    "Library",
     "RaggedBatch",
     "activate",
     "activate_and_mul",
@@ -26,6 +28,7 @@ __all__ = [
     "count_tokens",
     "greedy",
     "layer_norm",
+    "library",
     "linear",
     "log_probs",
     "moe_experts",
@@ -40,6 +43,7 @@ __all__ = [
 
 KERNELS = ("auto", "cuda", "torch")
 _cuda: Any = reference  # what CUDA tensors run on: torch runs the references on a GPU as they are
+_library: Library | None = None  # of our kernels, where they are in use
 
 
 def use_kernels(choice: str, device: int = 0) -> None:
@@ -48,10 +52,16 @@ def use_kernels(choice: str, device: int = 0) -> None:
     `torch`: the references; `cuda`: our kernels, KernelError if they cannot be had for the device; `auto`:
     for now the references, because the kernels have not been tested on a GPU yet.
     """
-    global _cuda
+    global _cuda, _library
     if choice not in KERNELS:
         raise KernelError(f"kernels {choice!r} is none of {', '.join(KERNELS)}")
-    _cuda = cuda.backend(_lib.load(device)) if choice == "cuda" else reference
+    _library = _lib.load(device) if choice == "cuda" else None
+    _cuda = reference if _library is None else cuda.backend(_library)
+
+
+def library(device: torch.device) -> Library | None:
+    """Our kernels, if tensors of this device run on them: for what is no operation of one device."""
+    return _library if device.type == "cuda" else None
 
 
 def pack_weight(weight: Tensor) -> Tensor:

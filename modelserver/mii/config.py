@@ -35,6 +35,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     kernels: str = "auto"  # what a CUDA device runs: auto | cuda | torch, as mii_kernels.ops.use_kernels says
     random_weights: bool = False  # weights drawn at random: only config and tokenizer are read
     tensor_parallel: Count = 1  # ranks: processes that share one model, each on a GPU of its own
+    peer_memory: bool = True  # of GPUs, where our kernels run: sum over ranks through each other's memory
     quantization: str = "none"
     cpu_threads: Count | None = None  # of the CPU backend, shared by its ranks; None: all cores
     heartbeat_timeout: Seconds = 60.0  # seconds a step may take before the engine counts as stalled

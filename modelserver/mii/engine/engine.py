@@ -37,9 +37,10 @@ class Engine:
         assert config.tensor_parallel == (ranks.shard.size if ranks else 1), "see leading.open_engine"
         model = load_model(config, found or find_model(config), ranks)
         device = model.device.type
+        if ranks is not None:
+            ranks.connect()  # takes memory that is then not free for the cache
         blocks = num_kv_blocks(config, model.description, model.dtype, model.device)
         if ranks is not None:
-            ranks.connect()
             blocks = ranks.lowest(blocks)
         length = max_model_len(config, model.description, blocks)
         budget = config.token_budget or _TOKEN_BUDGET[device]

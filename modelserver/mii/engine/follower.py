@@ -53,6 +53,7 @@ def _follow(startup: RankStartup, reports: BinaryIO) -> NoReturn:
         choose_device(config.device, shard),
         Path(startup.directory) / RENDEZVOUS,
         before_connecting=lambda: _report(reports, Loaded()),
+        peer_memory=config.peer_memory,
     )
     decoder = msgspec.msgpack.Decoder(Turn)
     with zmq.Context() as context, context.socket(zmq.PULL) as inbox:

@@ -67,11 +67,15 @@ class Followers:
 
     def send(self, turn: Turn) -> None:
         """Returns at once. Raises EngineDead or zmq.Again if a rank is lost."""
-        if self._lost:
-            raise EngineDead(self._lost)
+        self.refuse_lost()
         message = self._encoder.encode(turn)
         for socket in self._sockets:
             socket.send(message)
+
+    def refuse_lost(self) -> None:
+        """Raises EngineDead if a rank is lost."""
+        if self._lost:
+            raise EngineDead(self._lost)
 
     def explained(self, error: BaseException, kind: type[MIIError]) -> BaseException:
         """What is behind an error of rank 0: the loss of a rank, as `kind`, if there is one; else `error`."""

@@ -38,9 +38,14 @@ class LeadingEngine(Engine):
         self._together = False  # while the engine is made, all ranks do the same unasked
         followers = Followers(shard.size)
         ranks = Communicator(
-            shard, device, followers.directory / RENDEZVOUS, before_connecting=followers.wait_loaded
+            shard,
+            device,
+            followers.directory / RENDEZVOUS,
+            before_connecting=followers.wait_loaded,
+            peer_memory=config.peer_memory,
         )
         self.followers = followers
+        self._ranks = ranks
         self._end_followers = weakref.finalize(self, followers.close)
         try:
             followers.start(config, found.path, on_lost=on_lost or (lambda _: ranks.abort()))
@@ -66,7 +71,9 @@ class LeadingEngine(Engine):
         news, self._news = self._news, []
         try:
             self.followers.send(Turn(news, self.scheduler.blocks.num_free))
-            return super().step()
+            outputs = super().step()
+            self.followers.refuse_lost()  # the wait for it was broken off: these are no tokens of the model
+            return outputs
         except BaseException as error:  # a Ctrl-C, too, leaves the ranks at different places
             reason = self.followers.explained(error, EngineDead)
             self.followers.give_up(f"rank 0 broke off a step: {type(error).__name__}: {error}")
@@ -76,6 +83,7 @@ class LeadingEngine(Engine):
 
     def close(self) -> None:
         self._end_followers()
+        self._ranks.close()
 
     def _note_news(self, message: ToEngine) -> None:
         if self._together:

@@ -1,9 +1,12 @@
-"""The collectives of one model's ranks, over torch.distributed: gloo on CPUs, NCCL between GPUs.
+"""The collectives of one model's ranks: gloo on CPUs; between GPUs sums of few bytes through each other's memory
+(peers.py), the rest by NCCL.
 
 The process groups belong to this object alone: torch's default group is not touched, so that several engines,
 and a user's own groups, can be in one process.
 """
 
+import contextlib
+import logging
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +16,12 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from mii.engine.peers import RECORD_BYTES, Peers, Unreachable
 from mii.models.shard import Shard
+from mii_kernels import ops
+from mii_kernels.cuda.all_reduce import PeerReducer
+
+log = logging.getLogger(__name__)
 
 _LOOPBACK = "127.0.0.1"
 _dist: Any = dist  # its annotations leave out most of what is used here
@@ -26,7 +34,10 @@ class Communicator:
     """One rank's end; mii.layers.collectives.Collectives for its decoder.
 
     Gathered results are the same bits on every rank. Sums are too: gloo's ring and NCCL's algorithms add each
-    element on one rank or in one order, and send the result round.
+    element on one rank or in one order, and send the result round; our kernels add in the order of the ranks.
+
+    On GPUs everything is queued on the current stream, and the host waits for nothing: it can be captured in a
+    CUDA graph.
     """
 
     def __init__(
@@ -36,20 +47,24 @@ class Communicator:
         rendezvous: Path,
         *,
         before_connecting: Callable[[], None] = lambda: None,
+        peer_memory: bool = True,
     ) -> None:
         """`rendezvous`: a path that only these ranks use, where no file is yet. `before_connecting` may wait
-        for the other ranks in a way that notices when one of them is gone."""
+        for the other ranks in a way that notices when one of them is gone. `peer_memory`: sum through it where
+        the GPUs can and our kernels are in use."""
         self.shard = shard
         self.device = device
         self._rendezvous = rendezvous
         self._before_connecting = before_connecting
+        self._peer_memory = peer_memory
+        self._peers: Peers | None = None
         self._host: Any = None  # the group of the hosts
         self._group: Any = None  # the group of the devices; on CPUs the same
         self._sum = _ordered(_dist.AllreduceOptions())
         self._gather = _ordered(_dist.distributed_c10d.AllgatherOptions())
 
     def connect(self) -> None:
-        """Returns once every rank has come."""
+        """Returns once every rank has come, and what the collectives need of the devices' memory is taken."""
         self._before_connecting()
         rank, size = self.shard.rank, self.shard.size
         store = _dist.FileStore(str(self._rendezvous), size)
@@ -57,11 +72,28 @@ class Communicator:
         if self.device.type == "cuda":
             nccl = _dist.PrefixStore("device", store)
             self._group = _dist.ProcessGroupNCCL(nccl, rank, size, _dist.ProcessGroupNCCL.Options())
+            _wait(self._group.allreduce([torch.zeros(1, device=self.device)], self._sum))
+        self._peers = self._open_peers()
+
+    @property
+    def reducer(self) -> PeerReducer | None:
+        """What sums through the ranks' memory, once connected, if anything does."""
+        return None if self._peers is None else self._peers.reducer
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """The sum of all ranks' x, in place. On a GPU its stream waits, not the host."""
-        self._group.allreduce([x], self._sum).wait()
+        """The sum of all ranks' x, in place."""
+        if self._peers is not None and (summed := self._peers.reducer.all_reduce(x)) is not None:
+            return summed
+        _wait(self._group.allreduce([x], self._sum))
         return x
+
+    def all_reduce_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, eps: float, *, rms: bool
+    ) -> tuple[Tensor, Tensor] | None:
+        """See Collectives."""
+        if self._peers is None:
+            return None
+        return self._peers.reducer.all_reduce_norm(x, residual, weight, bias, eps, rms=rms)
 
     def all_gather(self, x: Tensor, width: int) -> Tensor:
         """x [n, m] of every rank side by side, [n, width] of them."""
@@ -69,7 +101,7 @@ class Communicator:
         if not rows:
             return x.new_empty(0, width)
         gathered = x.new_empty(self.shard.size * rows, columns)
-        self._group._allgather_base(gathered, x.contiguous(), self._gather).wait()
+        _wait(self._group._allgather_base(gathered, x.contiguous(), self._gather))
         parts = gathered.view(self.shard.size, rows, columns).unbind()
         return torch.cat([*parts[: width // columns], *_rest(parts, width)], dim=1)
 
@@ -81,9 +113,44 @@ class Communicator:
         return int(least)
 
     def abort(self) -> None:
-        """Ends what is under way between GPUs, also while another thread waits for it."""
+        """Ends what is under way between GPUs, also while another thread waits for it; of no use afterwards."""
+        if self._peers is not None:
+            self._peers.abandon()
         if self._group is not self._host:
             self._group.abort()
+
+    def close(self) -> None:
+        """Gives the devices' memory back. The other ranks no longer run, or are about to do the same."""
+        self.abort()
+        if self._peers is not None:
+            with contextlib.suppress(RuntimeError):  # the device may have failed, by the loss of another
+                torch.cuda.synchronize(self.device)
+                self._peers.close()
+            self._peers = None
+
+    def _open_peers(self) -> Peers | None:
+        library = ops.library(self.device)
+        if library is None or not self._peer_memory:
+            return None
+        try:
+            return Peers(library, self.shard, self.device, self._exchange)
+        except Unreachable as error:
+            if self.shard.rank == 0:
+                log.warning("sums over the ranks are left to NCCL: %s", error)
+            return None
+
+    def _exchange(self, record: bytes) -> list[bytes]:
+        """The records of all hosts, by rank."""
+        records = torch.zeros(self.shard.size * RECORD_BYTES, dtype=torch.uint8)
+        own = torch.frombuffer(bytearray(record), dtype=torch.uint8)
+        self._host._allgather_base(records, own, self._gather).wait()
+        return [bytes(it.tolist()) for it in records.split(RECORD_BYTES)]
+
+
+def _wait(work: Any) -> None:
+    """For gloo, in the host. NCCL's work is in the current stream already, and of such torch returns nothing."""
+    if work is not None:
+        work.wait()
 
 
 def _ordered(options: Any) -> Any:

@@ -31,8 +31,12 @@ class Norm:
         self.collectives = collectives
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if self.collectives is not None and residual is not None:
-            x = self.collectives.all_reduce(x)
+        ranks = self.collectives
+        if ranks is not None and residual is not None:
+            both = ranks.all_reduce_norm(x, residual, self.weight, self.bias, self.eps, rms=self.rms)
+            if both is not None:
+                return both
+            x = ranks.all_reduce(x)
         if self.rms:
             return ops.rms_norm(x, self.weight, self.eps, residual)
         return ops.layer_norm(x, self.weight, self.bias, self.eps, residual)
