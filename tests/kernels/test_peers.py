@@ -16,7 +16,7 @@ from transformers import LlamaConfig, PhiConfig
 from mii.config import EngineConfig
 from mii.core import EngineRequest, SamplingParams
 from mii.engine.engine import Engine
-from mii.engine.peers import RECORD_BYTES, Peers, Unreachable
+from mii.engine.peers import RECORD_BYTES, Peers, UnreachableError
 from mii.engine.tensor_parallel import Communicator
 from mii.models.shard import Shard
 from mii_kernels import _lib, ops
@@ -87,7 +87,7 @@ def test_one_rank_that_cannot_is_all_that_do_not(
     monkeypatch.setattr(PeerMemory, step, failing)
 
     def work(rank: int) -> str:
-        with pytest.raises(Unreachable) as caught:
+        with pytest.raises(UnreachableError) as caught:
             Peers(library, Shard(rank, 2), CPU, exchange(rank))
         return str(caught.value)
 
@@ -121,7 +121,8 @@ def test_an_engine_sums_through_peer_memory(
 
 def tokens(engine: Engine) -> list[int]:
     produced: list[int] = []
-    engine.add(EngineRequest("a", [7 + 3 * i % 300 for i in range(70)], SamplingParams(max_tokens=12, temperature=0.0)))
+    prompt = [7 + 3 * i % 300 for i in range(70)]
+    engine.add(EngineRequest("a", prompt, SamplingParams(max_tokens=12, temperature=0.0)))
     while engine.has_work():
         for output in engine.step():
             produced += output.token_ids

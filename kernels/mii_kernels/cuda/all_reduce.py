@@ -20,10 +20,11 @@ _MAX_ROW_BYTES = 32 << 10
 
 # Up to how many bytes a way is taken, by the number of ranks (the next one that is listed).
 #
-# With N bytes, R ranks and B bytes a second out of each device, one shot takes one way, ~2 µs, and 2 (R - 1) N / B:
-# what it sends is doubled, but comes without a signal. Two shots take two ways and two signals, ~7 µs, and
-# 2 (R - 1) / R N / B. With ~350 GB/s of NVLink they meet at 1.7 MB for two ranks, 0.4 MB for four, 0.14 MB for
-# eight. NCCL takes ~20 µs for anything, and is at its best with many megabytes, where it keeps all links busy.
+# With N bytes, R ranks and B bytes a second out of each device, one shot takes one way, ~2 µs, and
+# 2 (R - 1) N / B: what it sends is doubled, but needs no signal. Two shots take two ways and two signals,
+# ~7 µs, and 2 (R - 1) / R N / B. With ~350 GB/s of NVLink they meet at 1.7 MB for two ranks, 0.4 MB for
+# four, 0.14 MB for eight. NCCL takes ~20 µs for anything; it is at its best with many megabytes,
+# where it keeps all links busy.
 _ONE_SHOT_BYTES = {2: 1 << 20, 4: 256 << 10, 8: 128 << 10}
 _TWO_SHOT_BYTES = {2: 4 << 20, 4: 4 << 20, 8: 4 << 20}
 
@@ -69,6 +70,12 @@ class PeerReducer:
             return None
         if not self.serves(x, residual, weight, bias):
             return None
+        return self.fused(x, residual, weight, bias, eps, rms=rms)
+
+    def fused(
+        self, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, eps: float, *, rms: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The same for any x of at most ONE_SHOT_LIMIT bytes that the kernel serves."""
         out, summed = torch.empty_like(x), torch.empty_like(x)
         tensors = (out, summed, x, residual, weight, bias)
         sizes = (x.numel() // x.shape[-1], x.shape[-1])
@@ -91,7 +98,12 @@ class PeerReducer:
         return served(*given) and all(x.is_contiguous() and x.data_ptr() % _ALIGNMENT == 0 for x in given)
 
     def _launch(
-        self, name: str, tensors: tuple[Tensor | None, ...], sizes: tuple[int, ...], *options: object, on: Tensor
+        self,
+        name: str,
+        tensors: tuple[Tensor | None, ...],
+        sizes: tuple[int, ...],
+        *options: object,
+        on: Tensor,
     ) -> None:
         ends = (self._buffers, self.abandoned, *sizes, self.rank, self.ranks)
         launch(self._library, name, *tensors, *ends, *options, on=on)

@@ -1,4 +1,4 @@
-"""The buffers of the ranks of a model on their devices, as one rank holds them: its own, and the others' mapped."""
+"""The buffers of a model's ranks, as one rank holds them: its own, and the others' mapped."""
 
 import ctypes
 

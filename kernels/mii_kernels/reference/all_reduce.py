@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def all_reduce(parts: Sequence[Tensor]) -> Tensor:
-    """The summands by rank, of one shape and dtype: added in the order of the ranks, in float32, rounded once."""
+    """The summands by rank, of one shape and dtype: added in that order in float32, rounded once."""
     total = torch.zeros_like(parts[0], dtype=torch.float32)
     for part in parts:
         total += part.float()

@@ -1,7 +1,7 @@
 """Opening the ranks' buffers to each other: all of the ranks do, or none.
 
-A rank allocates its buffer, all exchange handles, each maps the others' memory, and a first sum shows that what
-one writes reaches the rest. Between these steps the ranks tell each other whether they could.
+A rank allocates its buffer, all exchange handles, each maps the others' memory, and a first sum shows that
+what one writes reaches the rest. Between these steps the ranks tell each other whether they could.
 """
 
 import time
@@ -21,7 +21,7 @@ _POLL_SECONDS = 0.001
 Exchange = Callable[[bytes], list[bytes]]  # RECORD_BYTES of this rank to those of all, by rank
 
 
-class Unreachable(Exception):
+class UnreachableError(Exception):
     """The ranks do not reach each other's memory. All of them raise it, with the same reason."""
 
 
@@ -29,7 +29,7 @@ class Peers:
     """One rank's buffer and its view of the others'; `reducer` sums through them."""
 
     def __init__(self, library: Library, shard: Shard, device: torch.device, exchange: Exchange) -> None:
-        """Raises Unreachable on all ranks if one of them cannot."""
+        """Raises UnreachableError on all ranks if one of them cannot."""
         self._exchange = exchange
         self._rank = shard.rank
         self._memory: PeerMemory | None = None
@@ -40,7 +40,7 @@ class Peers:
             self._agree(lambda: buffers.extend(self._memory.open(handles)) if self._memory else None)
             self.reducer = PeerReducer(library, shard.rank, buffers, self.abandoned)
             self._agree(lambda: self._try(device, shard.size))
-        except Unreachable:
+        except UnreachableError:
             self.close()
             raise
 
@@ -60,7 +60,7 @@ class Peers:
         return self._memory.handle
 
     def _agree(self, step: Callable[[], bytes | None]) -> list[bytes]:
-        """Every rank's result of the same step. Raises Unreachable if any has failed."""
+        """Every rank's result of the same step. Raises UnreachableError if any has failed."""
         try:
             failure, result = "", step() or b""
         except (KernelError, RuntimeError) as error:
@@ -68,7 +68,7 @@ class Peers:
         records = self._exchange(_record(failure, result))
         failures, results = zip(*map(_parsed, records), strict=True)
         if any(failures):
-            raise Unreachable(next(filter(None, failures)))
+            raise UnreachableError(next(filter(None, failures)))
         return list(results)
 
     def _try(self, device: torch.device, ranks: int) -> None:

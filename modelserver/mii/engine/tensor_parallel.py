@@ -1,5 +1,5 @@
-"""The collectives of one model's ranks: gloo on CPUs; between GPUs sums of few bytes through each other's memory
-(peers.py), the rest by NCCL.
+"""The collectives of one model's ranks: gloo on CPUs; between GPUs sums of few bytes through each other's
+memory (peers.py), the rest by NCCL.
 
 The process groups belong to this object alone: torch's default group is not touched, so that several engines,
 and a user's own groups, can be in one process.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from mii.engine.peers import RECORD_BYTES, Peers, Unreachable
+from mii.engine.peers import RECORD_BYTES, Peers, UnreachableError
 from mii.models.shard import Shard
 from mii_kernels import ops
 from mii_kernels.cuda.all_reduce import PeerReducer
@@ -36,8 +36,8 @@ class Communicator:
     Gathered results are the same bits on every rank. Sums are too: gloo's ring and NCCL's algorithms add each
     element on one rank or in one order, and send the result round; our kernels add in the order of the ranks.
 
-    On GPUs everything is queued on the current stream, and the host waits for nothing: it can be captured in a
-    CUDA graph.
+    On GPUs everything is queued on the current stream, and the host waits for nothing: it can be captured in
+    a CUDA graph.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class Communicator:
         peer_memory: bool = True,
     ) -> None:
         """`rendezvous`: a path that only these ranks use, where no file is yet. `before_connecting` may wait
-        for the other ranks in a way that notices when one of them is gone. `peer_memory`: sum through it where
-        the GPUs can and our kernels are in use."""
+        for the other ranks in a way that notices when one of them is gone. `peer_memory`: sum through it
+        where the GPUs can and our kernels are in use."""
         self.shard = shard
         self.device = device
         self._rendezvous = rendezvous
@@ -113,7 +113,7 @@ class Communicator:
         return int(least)
 
     def abort(self) -> None:
-        """Ends what is under way between GPUs, also while another thread waits for it; of no use afterwards."""
+        """Ends what is under way between GPUs, also while another thread waits for it, and ends its use."""
         if self._peers is not None:
             self._peers.abandon()
         if self._group is not self._host:
@@ -134,7 +134,7 @@ class Communicator:
             return None
         try:
             return Peers(library, self.shard, self.device, self._exchange)
-        except Unreachable as error:
+        except UnreachableError as error:
             if self.shard.rank == 0:
                 log.warning("sums over the ranks are left to NCCL: %s", error)
             return None
@@ -148,7 +148,7 @@ class Communicator:
 
 
 def _wait(work: Any) -> None:
-    """For gloo, in the host. NCCL's work is in the current stream already, and of such torch returns nothing."""
+    """For gloo, in the host. NCCL's work is in the current stream, and torch returns nothing for it."""
     if work is not None:
         work.wait()
 

@@ -14,8 +14,8 @@ class Collectives(Protocol):
     def all_reduce_norm(
         self, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, eps: float, *, rms: bool
     ) -> tuple[Tensor, Tensor] | None:
-        """`all_reduce`, then the norm with its residual (layers/norm.py), at once. None where there is nothing that
-        does both: then nothing has happened, and on no rank."""
+        """`all_reduce`, then the norm with its residual (layers/norm.py), at once. None where nothing does
+        both: then nothing has happened, and on no rank."""
 
     def all_gather(self, x: Tensor, width: int) -> Tensor:
         """x [n, m] of every rank side by side, [n, width] of them: width is at most ranks * m."""
