@@ -4,10 +4,10 @@
 
 One process a GPU, started by itself. Prints one JSON object a line: for each number of ranks and size of
 message the time of a call by `nccl`, `one_shot` and `two_shot`, and of a sum with residual and RMSNorm (rows
-of 4096) by `fused` and by each of those with the norm kernel after it. Times are the slowest rank's median over
-replays of a CUDA graph of calls one after another; gb_s is the size of the message over it. Every result is
-checked first: ours to the bit, and all to be the same on every rank. --check only does that. Exit code 2 without
-enough GPUs, 1 where a rank fails or takes longer than --timeout.
+of 4096) by `fused` and by each of those with the norm kernel after it. Times are the slowest rank's median
+over replays of a CUDA graph of calls one after another; gb_s is the size of the message over it. Every result
+is checked first: ours to the bit, and all to be the same on every rank. --check only does that. Exit code 2
+without enough GPUs, 1 where a rank fails or takes longer than --timeout.
 """
 
 import argparse

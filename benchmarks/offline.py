@@ -13,6 +13,7 @@ to look at are then the ratios.
 """
 
 import argparse
+import itertools
 import json
 import random
 import statistics
@@ -38,7 +39,7 @@ from mii.server.serve import engine_config
 from mii_spec.launch import ServerArgs, add_arguments, from_namespace
 
 Request = tuple[list[int], int]  # prompt, new tokens
-
+RUNS = itertools.count()
 
 # The request options of each --sampling; seeds are the requests' numbers.
 SAMPLING: dict[str, dict[str, Any]] = {
@@ -119,14 +120,14 @@ def run_engine(
     engine: Engine, requests: list[Request], clients: int | None = None, sampling: str = "greedy"
 ) -> list[Record]:
     """What became of each request, `clients` of which ran at a time. None may lack a token."""
-    engine.scheduler.blocks.forget()
+    salt = f"run-{next(RUNS)}"  # finds nothing that an earlier run has left in the prefix cache
     waiting = iter(enumerate(requests))
     running: dict[str, Record] = {}
     records: list[Record] = []
     while True:
         for index, (prompt, new) in take(waiting, (clients or len(requests)) - len(running)):
             params = SamplingParams(max_tokens=new, ignore_eos=True, seed=index, **SAMPLING[sampling])
-            engine.add(EngineRequest(f"bench-{index}", prompt, params))
+            engine.add(EngineRequest(f"bench-{index}", prompt, params, cache_salt=salt))
             running[f"bench-{index}"] = Record(started=time.perf_counter(), prompt_tokens=len(prompt))
         if not engine.has_work():
             break

@@ -45,7 +45,7 @@ class LeadingEngine(Engine):
             peer_memory=config.peer_memory,
         )
         self.followers = followers
-        self._ranks = ranks
+        self.ranks = ranks
         self._end_followers = weakref.finalize(self, followers.close)
         try:
             followers.start(config, found.path, on_lost=on_lost or (lambda _: ranks.abort()))
@@ -83,7 +83,7 @@ class LeadingEngine(Engine):
 
     def close(self) -> None:
         self._end_followers()
-        self._ranks.close()
+        self.ranks.close()
 
     def _note_news(self, message: ToEngine) -> None:
         if self._together:

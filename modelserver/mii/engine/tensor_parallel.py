@@ -29,6 +29,8 @@ _dist: Any = dist  # its annotations leave out most of what is used here
 # heartbeat's business.
 _PATIENCE = timedelta(days=7)
 
+_WARM_UP = (1, 1 << 16, 1 << 22)  # floats; NCCL connects differently for few and for many bytes
+
 
 class Communicator:
     """One rank's end; mii.layers.collectives.Collectives for its decoder.
@@ -72,7 +74,7 @@ class Communicator:
         if self.device.type == "cuda":
             nccl = _dist.PrefixStore("device", store)
             self._group = _dist.ProcessGroupNCCL(nccl, rank, size, _dist.ProcessGroupNCCL.Options())
-            _wait(self._group.allreduce([torch.zeros(1, device=self.device)], self._sum))
+            self._warm_up()
         self._peers = self._open_peers()
 
     @property
@@ -127,6 +129,13 @@ class Communicator:
                 torch.cuda.synchronize(self.device)
                 self._peers.close()
             self._peers = None
+
+    def _warm_up(self) -> None:
+        """NCCL connects the devices when it first needs to: the capture of a CUDA graph is too late for that."""
+        for count in _WARM_UP:
+            x = torch.zeros(1, count, device=self.device)
+            _wait(self._group.allreduce([x], self._sum))
+            self.all_gather(x, count)
 
     def _open_peers(self) -> Peers | None:
         library = ops.library(self.device)
