@@ -131,7 +131,7 @@ class Communicator:
             self._peers = None
 
     def _warm_up(self) -> None:
-        """NCCL connects the devices when it first needs to: the capture of a CUDA graph is too late for that."""
+        """NCCL connects devices when it first needs to: the capture of a CUDA graph is too late for that."""
         for count in _WARM_UP:
             x = torch.zeros(1, count, device=self.device)
             _wait(self._group.allreduce([x], self._sum))
