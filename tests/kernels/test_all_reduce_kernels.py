@@ -75,17 +75,27 @@ def test_sums(in_ranks: InRanks, way: str, ranks: int, dtype: torch.dtype) -> No
         assert all(torch.equal(it, truth(parts)) for it in sums), count
 
 
-def test_ways_alternate(in_ranks: InRanks) -> None:
-    """Nobody waits for anybody in between, and the ranks' buffers are used again and again."""
-    sizes = [(way, 700 * n) for n in range(1, 9) for way in ("one", "two")]
-    rounds = [(way, summands(2, count, dtype=torch.bfloat16, seed=count)) for way, count in sizes]
+def summed_by(it: PeerReducer, way: str, x: Tensor) -> Tensor:
+    """x [n]; with a norm of one row, whose residual is 0."""
+    if way == "norm":
+        row = x.view(1, -1)
+        return it.fused(row, torch.zeros_like(row), torch.ones_like(x), None, 1e-5, rms=True)[1].view(-1)
+    return it.one_shot(x) if way == "one" else it.two_shot(x)
+
+
+@pytest.mark.parametrize("ways", [("one",), ("two",), ("one", "two", "norm", "norm")], ids="-".join)
+def test_rounds_follow_each_other(in_ranks: InRanks, ways: tuple[str, ...]) -> None:
+    """Nobody waits in between, and other numbers of blocks take other parts of the same buffers."""
+    sizes = [(way, count) for count in (64, 5000, 64, 64, 5000, 5000, 9000, 5000) * 4 for way in ways]
+    parts = [summands(2, count, dtype=torch.bfloat16, seed=seed) for seed, (_, count) in enumerate(sizes)]
 
     def work(it: PeerReducer) -> list[Tensor]:
-        return [getattr(it, f"{way}_shot")(parts[it.rank].clone()) for way, parts in rounds]
+        mine = [these[it.rank].clone() for these in parts]
+        return [summed_by(it, way, x) for (way, _), x in zip(sizes, mine, strict=True)]
 
     first, second = in_ranks(2, work)
     assert all(map(torch.equal, first, second))
-    assert all(torch.equal(ours, truth(parts)) for ours, (_, parts) in zip(first, rounds, strict=True))
+    assert all(torch.equal(ours, truth(these)) for ours, these in zip(first, parts, strict=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
