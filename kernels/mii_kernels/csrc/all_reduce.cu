@@ -58,14 +58,6 @@ __device__ inline uint4 sum_bits(const uint4 (&x)[RANKS], int ranks) {
     return bits;
 }
 
-// Puts this rank's own at its place, without an index that is unknown when compiling.
-template <int RANKS>
-__device__ inline void put(uint4 (&x)[RANKS], int rank, uint4 own) {
-#pragma unroll
-    for (int from = 0; from < RANKS; ++from)
-        if (from == rank) x[from] = own;
-}
-
 template <typename T, int RANKS>
 __global__ void __launch_bounds__(ONE_SHOT_THREADS)
     one_shot_kernel(T *out, const T *x, int64_t count, int64_t vectors, const __grid_constant__ Peers peers) {

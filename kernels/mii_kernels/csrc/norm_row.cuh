@@ -11,7 +11,7 @@
 
 namespace mii {
 
-constexpr int ITEMS = 4;
+constexpr int ITEMS = 4;  // vectors a thread, at most
 template <int WIDTH>
 constexpr int MAX_THREADS = WIDTH == 8 ? 512 : 1024;  // at most 16384 elements a row, 4096 where WIDTH is 1
 
@@ -30,16 +30,21 @@ struct NormArgs {
     float eps;
 };
 
-// What a thread holds of its row.
-template <typename T, int WIDTH>
+// What a thread holds of its row: COUNT vectors, as far as the row reaches.
+template <typename T, int WIDTH, int COUNT = ITEMS>
 struct Part {
-    Vector<T, WIDTH> at[ITEMS];
+    Vector<T, WIDTH> at[COUNT];
+
+    // All loads are started before the first is used.
+    __device__ void read(const T *row, int64_t n) {
+        each(n, [&](int64_t column, Vector<T, WIDTH> &x) { x = load<WIDTH>(row + column); });
+    }
 
     // f(column, vector) for each vector that is within the row.
     template <typename F>
     __device__ void each(int64_t n, F f) {
 #pragma unroll
-        for (int item = 0; item < ITEMS; ++item) {
+        for (int item = 0; item < COUNT; ++item) {
             int64_t column = (threadIdx.x + item * static_cast<int64_t>(blockDim.x)) * WIDTH;
             if (column < n) f(column, at[item]);
         }
@@ -56,14 +61,11 @@ struct Part {
     }
 };
 
-template <typename T, int WIDTH>
-__device__ inline void add_residual(Part<T, WIDTH> &part, int64_t row, bool active, const NormArgs<T> &args) {
-    Part<T, WIDTH> residual;
-    residual.each(args.n, [&](int64_t column, Vector<T, WIDTH> &x) {
-        x = load<WIDTH>(args.residual + row * args.n + column);
-    });
+template <typename T, int WIDTH, int COUNT>
+__device__ inline void add_residual(Part<T, WIDTH, COUNT> &part, const Part<T, WIDTH, COUNT> &residual, int64_t row,
+                                    bool active, const NormArgs<T> &args) {
 #pragma unroll
-    for (int item = 0; item < ITEMS; ++item)
+    for (int item = 0; item < COUNT; ++item)
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) {
             float sum = to_float(part.at[item].at[i]) + to_float(residual.at[item].at[i]);
@@ -75,8 +77,8 @@ __device__ inline void add_residual(Part<T, WIDTH> &part, int64_t row, bool acti
     });
 }
 
-template <bool RMS, typename T, int WIDTH>
-__device__ inline void write_scaled(Part<T, WIDTH> &part, int64_t row, float mean, float factor,
+template <bool RMS, typename T, int WIDTH, int COUNT>
+__device__ inline void write_scaled(Part<T, WIDTH, COUNT> &part, int64_t row, float mean, float factor,
                                     const NormArgs<T> &args) {
     part.each(args.n, [&](int64_t column, Vector<T, WIDTH> &x) {
         Vector<T, WIDTH> weight, bias;
@@ -94,12 +96,11 @@ __device__ inline void write_scaled(Part<T, WIDTH> &part, int64_t row, float mea
     });
 }
 
-// Writes the norm of a row, and with a residual their sum; every thread of the block calls it. `active`: of threads
-// that only take part in the reductions it is false. `scratch`: see row_reduce.
-template <bool RMS, typename T, int WIDTH>
-__device__ inline void finish_row(Part<T, WIDTH> &part, int64_t row, bool active, float *scratch,
+// Writes the norm of a row; every thread of the block calls it. `active`: of threads that only take part in the
+// reductions it is false. `scratch`: see row_reduce.
+template <bool RMS, typename T, int WIDTH, int COUNT>
+__device__ inline void write_norm(Part<T, WIDTH, COUNT> &part, int64_t row, bool active, float *scratch,
                                   const NormArgs<T> &args) {
-    if (args.residual) add_residual(part, row, active, args);
     float mean = 0;
     if (!RMS) {
         float total = part.sum(args.n, [](float x) { return x; });

@@ -18,8 +18,13 @@ __global__ void __launch_bounds__(MAX_THREADS<WIDTH>) norm_kernel(NormArgs<T> ar
     const T *from = args.x + row / args.inner * args.stride + row % args.inner * args.n;
 
     Part<T, WIDTH> part;
-    part.each(args.n, [&](int64_t column, Vector<T, WIDTH> &x) { x = load<WIDTH>(from + column); });
-    finish_row<RMS>(part, row, active, scratch, args);
+    part.read(from, args.n);
+    if (args.residual) {
+        Part<T, WIDTH> residual;
+        residual.read(args.residual + row * args.n, args.n);
+        add_residual(part, residual, row, active, args);
+    }
+    write_norm<RMS>(part, row, active, scratch, args);
 }
 
 // Threads for a row of so many vectors, and rows of a block.

@@ -107,6 +107,14 @@ __device__ inline void receive(const Peers &peers, uint64_t round, int64_t i, ui
     } while (!complete && !wait.over());
 }
 
+// Puts this rank's own vector beside the others', without an index that is unknown when compiling.
+template <int RANKS>
+__device__ inline void put(uint4 (&x)[RANKS], int rank, uint4 own) {
+#pragma unroll
+    for (int from = 0; from < RANKS; ++from)
+        if (from == rank) x[from] = own;
+}
+
 // Returns when this block of every rank is here; what they have written before can be read. `place`: 0 or 1, where in
 // the round.
 __device__ inline void meet(const Peers &peers, uint64_t round, int place) {
