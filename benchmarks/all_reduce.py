@@ -12,6 +12,7 @@ without enough GPUs, 1 where a rank fails or takes longer than --timeout.
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -74,7 +75,7 @@ def run_ranks(ranks: int, options: argparse.Namespace) -> int:
                 if time.monotonic() > deadline:
                     print(f"benchmarks/all_reduce.py: {ranks} ranks took too long", file=sys.stderr)
                     return 1
-        except mp.ProcessRaisedException as error:
+        except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
             print(f"benchmarks/all_reduce.py: {error}", file=sys.stderr)
             return 1
         finally:
@@ -87,6 +88,7 @@ def run_ranks(ranks: int, options: argparse.Namespace) -> int:
 def run_rank(rank: int, ranks: int, rendezvous: Path, options: argparse.Namespace) -> None:
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
     ops.use_kernels("cuda", rank)
     group, nccl = (
         Communicator(Shard(rank, ranks), device, rendezvous.with_name(name), peer_memory=name == "peers")
@@ -96,14 +98,16 @@ def run_rank(rank: int, ranks: int, rendezvous: Path, options: argparse.Namespac
     nccl.connect()
     if group.reducer is None:
         raise RuntimeError("these GPUs do not reach each other's memory")
+    context = {"hardware": hardware(), "torch": torch.__version__}
     for nbytes in map(int, options.bytes.split(",")):
+        parts = summands(ranks, nbytes)
+        summed, own = truth(parts), parts[rank].to(device)
         for op, way, call in calls(nccl, group.reducer, nbytes):
-            parts = summands(ranks, nbytes)
-            check(group, op, way, call(parts[rank].to(device)), parts)
+            check(group, op, way, call(own.clone()), summed)
             found = {"correct": True} if options.check else timed(group, call, nbytes)
             row = {"bench": "all_reduce", "op": op, "way": way, "ranks": ranks, "bytes": nbytes} | found
             if rank == 0:
-                print(json.dumps(row | {"hardware": hardware(), "torch": torch.__version__}), flush=True)
+                print(json.dumps(row | context), flush=True)
     nccl.close()
     group.close()
 
@@ -141,12 +145,12 @@ def summands(ranks: int, nbytes: int) -> list[Tensor]:
     return [torch.randn(shape, generator=generator).to(DTYPE) for _ in range(ranks)]
 
 
-def check(group: Communicator, op: str, way: str, out: Tensor, parts: list[Tensor]) -> None:
-    out, expected = out.cpu(), truth(parts)
+def check(group: Communicator, op: str, way: str, out: Tensor, summed: Tensor) -> None:
+    out, expected = out.cpu(), summed
     if op == "all_reduce_rms_norm":
         weight = torch.ones(HIDDEN, dtype=DTYPE)
         expected = reference.rms_norm(expected, weight, EPS, torch.ones_like(expected))[0]
-    name = f"{op} by {way} of {parts[0].nbytes} bytes on rank {group.shard.rank}"
+    name = f"{op} by {way} of {summed.nbytes} bytes on rank {group.shard.rank}"
     error = float((out.double() - expected.double()).norm() / expected.double().norm())
     if not error < 1e-2:
         raise RuntimeError(f"{name}: error {error}")

@@ -32,7 +32,7 @@ def test_the_benchmark_checks_what_it_measures() -> None:
         pytest.skip("needs 2 CUDA devices")
     done = run(str(BENCHMARK), "--ranks", "2", "--bytes", "8192,2097152", "--check", seconds=150)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count('"correct": true') == 12
+    assert done.stdout.count('"correct": true') == 7 + 4  # above 1 MiB there is no one shot
 
 
 @pytest.mark.skipif(torch.cuda.device_count() >= 64, reason="there are enough CUDA devices")
