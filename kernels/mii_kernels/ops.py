@@ -15,9 +15,11 @@ from mii_kernels import _lib, cuda, reference
 from mii_kernels._lib import KernelError, Library
 from mii_kernels.batch import RaggedBatch
 from mii_kernels.reference.activations import ACTIVATIONS
+from mii_kernels.reference.moe import ExpertWeights
 
 __all__ = [
     "KERNELS",
+    "ExpertWeights",
     "KernelError",
     "Library",
     "RaggedBatch",
@@ -153,12 +155,13 @@ def moe_gate(logits: Tensor, per_token: int, *, renormalise: bool) -> tuple[Tens
 
 
 def moe_experts(
-    x: Tensor, weights: Tensor, experts: Tensor, gate_up: list[Tensor], down: list[Tensor], kind: str
+    x: Tensor, weights: Tensor, experts: Tensor, gate_up: ExpertWeights, down: ExpertWeights, kind: str
 ) -> Tensor:
     """Each token through its gated experts, weighted and summed.
 
-    x [tokens, n]; weights, experts [tokens, per_token] from `moe_gate`; per expert gate_up [2 m, n] and
-    down [n, m], plain or packed. Returns [tokens, n].
+    x [tokens, n]; weights, experts [tokens, per_token] from `moe_gate`; gate_up [experts, 2 m, n] and down
+    [experts, n, m], contiguous, or lists of each expert's [2 m, n] and [n, m] from `pack_weight`. Returns
+    [tokens, n].
     """
     _check(weights.shape == experts.shape and len(gate_up) == len(down), "moe_experts", weights=weights)
     return _backend(x).moe_experts(x, weights, experts, gate_up, down, kind)

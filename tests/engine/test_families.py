@@ -145,6 +145,22 @@ def test_every_rank_has_the_tokens_of_transformers(
         assert preemptions > 0
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_experts_that_are_not_packed_are_one_tensor(
+    ranks: int, family_model: Any, in_ranks: Any, run: Any
+) -> None:
+    directory, expected = family_model("mixtral")
+
+    def work(engine: Any) -> tuple[list[int], ...]:
+        moe = engine.runner.decoder.blocks[0].mlp
+        (ran,) = run(engine, [(PROMPTS[-1], GREEDY)])
+        return ran.token_ids, list(moe.gate_up.shape), list(moe.down.shape)
+
+    hidden, width = LLAMA["hidden_size"], LLAMA["intermediate_size"] // ranks
+    held = (expected[-1], [4, 2 * width, hidden], [4, hidden, width])
+    assert in_ranks(ranks, directory, work, prepack_weights=False, kv_blocks=32) == [held] * ranks
+
+
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("family", ["llama", "mistral-window", "qwen2"])
 def test_no_schedule_changes_the_tokens(

@@ -6,6 +6,8 @@ from torch import Tensor
 from mii_kernels.reference.activations import activate_and_mul
 from mii_kernels.reference.linear import linear
 
+ExpertWeights = Tensor | list[Tensor]  # [experts, out, in], or of each expert a packed one
+
 
 def moe_gate(logits: Tensor, per_token: int, renormalise: bool) -> tuple[Tensor, Tensor]:
     """Softmax over all experts in float32, the best `per_token` of each row, optionally summing to one."""
@@ -16,7 +18,7 @@ def moe_gate(logits: Tensor, per_token: int, renormalise: bool) -> tuple[Tensor,
 
 
 def moe_experts(
-    x: Tensor, weights: Tensor, experts: Tensor, gate_up: list[Tensor], down: list[Tensor], kind: str
+    x: Tensor, weights: Tensor, experts: Tensor, gate_up: ExpertWeights, down: ExpertWeights, kind: str
 ) -> Tensor:
     """Tokens are permuted so that each expert's are adjacent: one pair of products an expert."""
     per_token = experts.shape[1]

@@ -14,8 +14,8 @@ class MoE:
     def __init__(
         self,
         router: Linear,
-        gate_up: list[Tensor],
-        down: list[Tensor],
+        gate_up: ops.ExpertWeights,
+        down: ops.ExpertWeights,
         *,
         per_token: int,
         renormalise: bool,
@@ -23,7 +23,8 @@ class MoE:
         shared: MLP | None = None,
         shared_gate: Linear | None = None,
     ) -> None:
-        """Per expert gate_up [2 m, n] and down [n, m]; `shared_gate` [1, n] scales the shared expert."""
+        """gate_up [experts, 2 m, n] and down [experts, n, m], or lists of packed ones; `shared_gate` [1, n]
+        scales the shared expert."""
         self.router = router
         self.gate_up = gate_up
         self.down = down

@@ -17,7 +17,7 @@ from mii.layers.norm import Norm
 from mii.layers.rotary import cos_sin_table
 from mii.models.decoder import Block, Decoder
 from mii.models.description import Description, Experts, Names
-from mii.models.linears import Linears, Part, Weights
+from mii.models.linears import Linears, Part, Weights, of_experts
 from mii.models.shard import Shard, scaled, shifted
 
 
@@ -155,29 +155,36 @@ class Builder:
         self, prefix: str, up: list[str], down: str, width: int, *, bias: bool = False, fused: str = ""
     ) -> MLP:
         """`up` are a gate and its other half, or one plain matrix; `fused` is one matrix with both."""
-        it, span = self.it, self.shard.span(width)
+        return MLP(
+            self._up(prefix, up, width, bias=bias, fused=fused),
+            self._down(prefix + down, width, bias=bias),
+            self.it.activation,
+            gated=len(up) == 2,
+        )
+
+    def _up(self, prefix: str, up: list[str], width: int, *, bias: bool = False, fused: str = "") -> Linear:
+        span = self.shard.span(width)
         if fused:
             parts = [Part(prefix + fused, 2 * width, [span, shifted(span, width)])]
         else:
             parts = [Part(prefix + name, width, [span]) for name in up]
-        return MLP(
-            self.linears.column_parallel(parts, it.hidden, bias=bias),
-            self.linears.row_parallel(prefix + down, width, it.hidden, span, bias=bias),
-            it.activation,
-            gated=len(up) == 2,
-        )
+        return self.linears.column_parallel(parts, self.it.hidden, bias=bias)
+
+    def _down(self, name: str, width: int, *, bias: bool = False) -> Linear:
+        return self.linears.row_parallel(name, width, self.it.hidden, self.shard.span(width), bias=bias)
 
     def _moe(self, prefix: str, experts: Experts) -> MoE:
         """Every rank has a part of every expert, so that all are equally busy."""
         it, names = self.it, self.names
         up = [names.expert_gate, names.expert_up]
         inner = [f"{prefix}{names.expert.format(expert)}." for expert in range(experts.count)]
-        each = [self._feed_forward(at, up, names.expert_down, experts.intermediate) for at in inner]
-        shared = experts.shared_intermediate
+        width, shared = experts.intermediate, experts.shared_intermediate
+        gate_up = (self._up(at, up, width).weight for at in inner)
+        down = (self._down(at + names.expert_down, width).weight for at in inner)
         return MoE(
             self.linears.replicated(prefix + names.router, it.hidden, experts.count, bias=False),
-            [expert.up.weight for expert in each],
-            [expert.down.weight for expert in each],
+            of_experts(gate_up, experts.count),
+            of_experts(down, experts.count),
             per_token=experts.per_token,
             renormalise=experts.renormalise,
             activation=it.activation,

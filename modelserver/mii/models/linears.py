@@ -7,7 +7,7 @@
 The names are Megatron-LM's (Shoeybi et al., 2019), after the transposed weight.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mii.layers.linear import Linear
 from mii.models.shard import Shard, Span
+from mii_kernels.ops import ExpertWeights
 
 
 class Weights(Protocol):
@@ -65,6 +66,20 @@ class Linears:
 
     def of(self, weight: Tensor, bias: Tensor | None) -> Linear:
         return Linear(weight, bias, pack=self.pack)
+
+
+def of_experts(weights: Iterator[Tensor], count: int) -> ExpertWeights:
+    """The weights [out, in] of `count` experts as one tensor [count, out, in], or as a list if they are
+    packed. Each is let go of before the next one is read."""
+    first = next(weights)
+    if first.is_mkldnn:
+        return [first, *weights]
+    stacked = first.new_empty((count, *first.shape))
+    stacked[0] = first
+    del first
+    for index in range(1, count):
+        stacked[index] = next(weights)
+    return stacked
 
 
 def _stacked(tensors: list[Tensor]) -> Tensor:
