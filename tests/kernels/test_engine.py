@@ -57,8 +57,9 @@ def test_tokens_equal_the_references(
 ) -> None:
     model = str(tiny_model(CONFIGS[family]))
     expected = tokens(Engine(EngineConfig(model=model, device="cpu", kv_blocks=32)))
+    options: dict[str, Any] = {"dtype": "float32", "prepack_weights": False}
     engine = Engine(
-        EngineConfig(model=model, device=kernels.device.type, dtype="float32", kv_blocks=32, token_budget=64)
+        EngineConfig(model=model, device=kernels.device.type, kv_blocks=32, token_budget=64, **options)
     )
     monkeypatch.setattr(ops, "_backend", lambda tensor: kernels.run)
     assert tokens(engine) == expected

@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mii_kernels import _lib, cuda, ops
+
 from .conftest import Kernels
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
@@ -56,7 +58,7 @@ def loop(x, weights, experts, gate_up, down):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(
     ("tokens", "n", "experts", "per_token"),
-    [(1, 24, 6, 2), (40, 24, 6, 2), (700, 8, 3, 2), (5, 7, 4, 4), (0, 8, 2, 1)],
+    [(1, 24, 6, 2), (40, 32, 6, 2), (700, 8, 3, 2), (5, 7, 4, 4), (90, 64, 2, 1), (0, 8, 2, 1)],
 )
 def test_experts(
     kernels: Kernels, dtype: torch.dtype, tokens: int, n: int, experts: int, per_token: int
@@ -68,10 +70,7 @@ def test_experts(
     chosen = chosen.reshape(tokens, per_token).long()
     weights = torch.rand(tokens, per_token)
     out = kernels.run.moe_experts(
-        *(t.to(kernels.device) for t in (x, weights, chosen)),
-        [t.to(kernels.device) for t in gate_up],
-        [t.to(kernels.device) for t in down],
-        "silu",
+        *(t.to(kernels.device) for t in (x, weights, chosen, gate_up, down)), "silu"
     )
     expected = loop(x, weights, chosen, gate_up, down)
     assert out.dtype == dtype
@@ -83,9 +82,69 @@ def test_an_expert_without_tokens(kernels: Kernels) -> None:
     x = torch.randn(3, 8)
     gate_up, down = torch.randn(5, 32, 8), torch.randn(5, 8, 16)
     chosen, weights = torch.tensor([[3], [1], [3]]), torch.ones(3, 1)
-    args = (t.to(kernels.device) for t in (x, weights, chosen))
-    lists = ([t.to(kernels.device) for t in w] for w in (gate_up, down))
-    out = kernels.run.moe_experts(*args, *lists, "silu")
+    args = (t.to(kernels.device) for t in (x, weights, chosen, gate_up, down))
+    out = kernels.run.moe_experts(*args, "silu")
     torch.testing.assert_close(
         out.cpu().double(), loop(x, weights, chosen, gate_up, down), rtol=1e-4, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("tokens", [64, 65, 200])
+def test_all_tokens_to_one_expert(kernels: Kernels, dtype: torch.dtype, tokens: int) -> None:
+    torch.manual_seed(tokens)
+    x = torch.randn(tokens, 64).to(dtype)
+    gate_up, down = torch.randn(9, 64, 64).to(dtype) / 8, torch.randn(9, 64, 32).to(dtype) / 6
+    chosen, weights = torch.full((tokens, 1), 7), torch.rand(tokens, 1)
+    args = (t.to(kernels.device) for t in (x, weights, chosen, gate_up, down))
+    out = kernels.run.moe_experts(*args, "silu")
+    expected = loop(x, weights, chosen, gate_up, down)
+    assert (out.cpu().double() - expected).norm() <= TOLERANCE[dtype] * expected.norm()
+
+
+def test_packed_experts_are_the_references(kernels: Kernels) -> None:
+    if kernels.device.type != "cpu":
+        pytest.skip("weights are packed for the CPU alone")
+    x, gate_up, down = torch.randn(3, 32), torch.randn(4, 64, 32), torch.randn(4, 32, 32)
+    chosen, weights = torch.tensor([[3], [1], [3]]), torch.ones(3, 1)
+    packed = ([ops.pack_weight(it) for it in each] for each in (gate_up, down))
+    out = kernels.run.moe_experts(x, weights, chosen, *packed, "silu")
+    torch.testing.assert_close(out.double(), loop(x, weights, chosen, gate_up, down), rtol=1e-4, atol=1e-4)
+
+
+def test_experts_with_strides_are_the_references(kernels: Kernels) -> None:
+    x, gate_up, down = torch.randn(3, 32), torch.randn(4, 32, 64).mT, torch.randn(4, 32, 32)
+    chosen, weights = torch.tensor([[3], [1], [3]]), torch.ones(3, 1)
+    args = (t.to(kernels.device) for t in (x, weights, chosen, gate_up, down))
+    out = kernels.run.moe_experts(*args, "silu")
+    expected = loop(x, weights, chosen, gate_up, down)
+    torch.testing.assert_close(out.cpu().double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("tokens", [1, 16, 300])
+def test_a_graph_follows_its_inputs(dtype: torch.dtype, tokens: int) -> None:
+    """Captured once, replayed for tokens that choose other experts."""
+    run, device = cuda.backend(_lib.load(0)), torch.device("cuda", 0)
+    gate_up = torch.randn(8, 128, 64, device=device).to(dtype) / 8
+    down = torch.randn(8, 64, 64, device=device).to(dtype) / 8
+    x, logits = torch.randn(tokens, 64, device=device).to(dtype), torch.randn(tokens, 8, device=device)
+
+    def layer() -> torch.Tensor:
+        return run.moe_experts(x, *run.moe_gate(logits, 2, True), gate_up, down, "silu")
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        layer()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = layer()
+    for _ in range(3):
+        x.normal_(), logits.normal_()
+        graph.replay()
+        chosen = run.moe_gate(logits, 2, True)
+        expected = loop(*(t.cpu() for t in (x, *chosen, gate_up, down)))
+        assert (out.cpu().double() - expected).norm() <= TOLERANCE[dtype] * expected.norm()

@@ -139,4 +139,14 @@ MII_API cudaError_t mii_attention_prefill(void *out, const void *query, const vo
 MII_API cudaError_t mii_skinny_gemm(void *out, const void *x, const void *weight, const void *bias, int tokens,
                                     int n, int k, int rows, mii_dtype dtype, cudaStream_t stream);
 
+/* grouped_gemm.cu: out [rows, n]; x [rows, k]; weight [groups, n, k]; starts [groups + 1], from 0 up to the rows: group g
+ * has rows starts[g] to starts[g + 1]. tokens: rows of a group that a thread block multiplies, 8, 16, 32 or 64. slots:
+ * no fewer than the sum over the groups of ceil(rows / tokens). k, alignment, dtypes and rows as above. */
+MII_API cudaError_t mii_grouped_gemm(void *out, const void *x, const void *weight, const int *starts, int groups,
+                                     int slots, int n, int k, int tokens, int rows, mii_dtype dtype,
+                                     cudaStream_t stream);
+/* The same with 8 tokens, of any dtype, k and alignment, slower. */
+MII_API cudaError_t mii_plain_grouped_gemm(void *out, const void *x, const void *weight, const int *starts, int groups,
+                                           int slots, int n, int k, mii_dtype dtype, cudaStream_t stream);
+
 #endif

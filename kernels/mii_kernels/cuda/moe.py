@@ -1,6 +1,6 @@
-"""Mixture of experts: the gate and the permutations are kernels, the experts' products are torch's."""
+"""Mixture of experts: gate, permutations and the experts' products, without waiting for the device."""
 
-from itertools import pairwise
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -9,6 +9,8 @@ from mii_kernels import reference
 from mii_kernels._lib import Library
 from mii_kernels.cuda.activations import activate_and_mul
 from mii_kernels.cuda.arguments import column, launch, served
+from mii_kernels.cuda.grouped_gemm import grouped_gemm, likely_rows
+from mii_kernels.reference.moe import ExpertWeights
 
 MAX_EXPERTS = 512  # of the gate, whose warps keep a token's logits in registers
 
@@ -29,21 +31,21 @@ def moe_experts(
     x: Tensor,
     weights: Tensor,
     experts: Tensor,
-    gate_up: list[Tensor],
-    down: list[Tensor],
+    gate_up: ExpertWeights,
+    down: ExpertWeights,
     kind: str,
 ) -> Tensor:
-    """Waits for the device once, to learn how many tokens each expert has."""
-    if not served(x, *gate_up, *down):
+    if not (_stacked(gate_up) and _stacked(down) and served(x, gate_up, down)):
         return reference.moe_experts(x, weights, experts, gate_up, down, kind)
+    likely = likely_rows(*experts.shape, len(gate_up))
     rows, positions, starts = permute(library, x, experts, len(gate_up))
-    said = torch.empty(rows.shape, dtype=x.dtype, device=x.device)
-    bounds = starts.tolist()
-    for expert, (start, end) in enumerate(pairwise(bounds)):
-        if start < end:
-            hidden = activate_and_mul(library, reference.linear(rows[start:end], gate_up[expert], None), kind)
-            said[start:end] = reference.linear(hidden, down[expert], None)
+    hidden = activate_and_mul(library, grouped_gemm(library, rows, gate_up, starts, likely), kind)
+    said = grouped_gemm(library, hidden, down, starts, likely)
     return unpermute(library, said, weights, positions)
+
+
+def _stacked(weights: ExpertWeights) -> TypeGuard[Tensor]:
+    return isinstance(weights, Tensor) and weights.is_contiguous()
 
 
 def permute(library: Library, x: Tensor, experts: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
