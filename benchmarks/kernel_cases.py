@@ -28,6 +28,7 @@ class Case:
     exact: Callable[..., Tensor]  # (*inputs) -> float64; for tokens: the reference's
     moved: int  # bytes
     flops: int = 0  # of the tensor cores' operations
+    reference_waits: bool = False  # for the device: the reference cannot be captured in a graph
 
 
 @dataclass(frozen=True)

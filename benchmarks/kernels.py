@@ -4,10 +4,11 @@
 
 Prints one JSON object a line. First the roofline, measured here: a large copy and a large product. Then for
 each case and each of `cuda` (our kernels) and `torch` (the references): the median time of a call, from
-replays of a CUDA graph whose calls go around among input sets larger together than the L2 cache; the
-bandwidth, counting every input and output once; its share of the copy's; for attention and `linear` the same
-of arithmetic and the product; and the error against float64, ‖out - exact‖ / ‖exact‖, or for tokens the share
-that differs from the reference's. Needs a CUDA device: exit code 2 without one.
+replays of a CUDA graph (or calls, of a reference that waits for the device) that go around among input sets
+larger together than the L2 cache; the bandwidth, counting every input and output once; its share of the
+copy's; for attention, `linear` and experts the same of arithmetic and the product; and the error against
+float64, ‖out - exact‖ / ‖exact‖, or for tokens the share that differs from the reference's. Needs a CUDA
+device: exit code 2 without one.
 """
 
 import argparse
@@ -85,7 +86,9 @@ def measure(
 ) -> dict[str, Any]:
     wrong = error(case, ops, device)
     count = min(MAX_SETS, max(2, -(-ROTATED_BYTES // case.moved)))
-    us = time_us(lambda *inputs: case.run(ops, *inputs), [case.make(device) for _ in range(count)])
+    sets = [case.make(device) for _ in range(count)]
+    capture = not (case.reference_waits and ops is reference)
+    us = time_us(lambda *inputs: case.run(ops, *inputs), sets, capture=capture)
     found = {"op": case.op, "shape": case.shape, "error": wrong} | speed(
         case.moved, us, roofline["copy_tb_s"]
     )
@@ -112,26 +115,32 @@ def error(case: Case, ops: Any, device: torch.device) -> float:
     return float((out.double() - exact).norm() / exact.norm())
 
 
-def time_us(run: Callable[..., Any], sets: list[Inputs]) -> float:
-    """The median time of a call, over replays of a graph with one call for each set of inputs."""
+def time_us(run: Callable[..., Any], sets: list[Inputs], *, capture: bool = True) -> float:
+    """The median time of a call, over replays of a graph with one call for each set of inputs; where a graph
+    cannot capture it, over the same calls one after another."""
     side = torch.cuda.Stream()  # a capture wants one, and what is first called in it must have run before
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for inputs in sets[:2] * 2:
             run(*inputs)
     torch.cuda.current_stream().wait_stream(side)
+    calls = _captured(run, sets) if capture else lambda: [run(*inputs) for inputs in sets]
+    calls()
+    return statistics.median(_elapsed_us(calls) for _ in range(REPLAYS)) / len(sets)
+
+
+def _captured(run: Callable[..., Any], sets: list[Inputs]) -> Callable[[], Any]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for inputs in sets:
             run(*inputs)
-    graph.replay()
-    return statistics.median(_replay_us(graph) for _ in range(REPLAYS)) / len(sets)
+    return graph.replay
 
 
-def _replay_us(graph: torch.cuda.CUDAGraph) -> float:
+def _elapsed_us(calls: Callable[[], Any]) -> float:
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     begin.record()
-    graph.replay()
+    calls()
     end.record()
     end.synchronize()
     return begin.elapsed_time(end) * 1000

@@ -1,8 +1,9 @@
-"""What benchmarks/kernels.py measures of what runs on tensor cores: attention, and products with few rows."""
+"""What benchmarks/kernels.py measures on tensor cores: attention, products with few rows, experts."""
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kernel_cases import Case, Inputs, Sizes
@@ -12,12 +13,16 @@ BLOCK_SIZE = 64
 DECODES = ((1, 2600), (8, 2600), (64, 2600), (128, 1200))  # sequences, context of each
 PROMPTS = ((1, 2600), (1, 8192), (4, 2048), (16, 512))  # sequences, tokens of each
 FEW_TOKENS = (1, 16, 64)
+EXPERT_TOKENS = (1, 16, 256, 8192)
+EXPERT_RANKS = (2, 1)  # GPUs that share each of Mixtral-8x7B's experts
+PER_TOKEN = 2
 
 
 def tensor_core_cases(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
     decodes = [_attention(num, 1, context, sizes, dtype) for num, context in DECODES]
     prompts = [_attention(num, length, length, sizes, dtype) for num, length in PROMPTS]
-    return decodes + prompts + _linears(sizes, dtype)
+    experts = [_experts(num, ranks, sizes, dtype) for ranks in EXPERT_RANKS for num in EXPERT_TOKENS]
+    return decodes + prompts + _linears(sizes, dtype) + experts
 
 
 def _linears(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
@@ -106,3 +111,37 @@ def _linear(tokens: int, n: int, k: int, dtype: torch.dtype) -> Case:
         moved,
         flops=2 * tokens * n * k,
     )
+
+
+def _experts(tokens: int, ranks: int, sizes: Sizes, dtype: torch.dtype) -> Case:
+    """Tokens choose evenly. Few leave experts without any, whose weights need not be read."""
+    count, n, wide = sizes.experts, sizes.hidden, sizes.intermediate // ranks
+
+    def make(device: torch.device) -> Inputs:
+        x = torch.randn(tokens, n, device=device).to(dtype)
+        weights, experts = torch.rand(tokens, count, device=device).topk(PER_TOKEN)
+        shapes = ((count, 2 * wide, n), (count, n, wide))
+        filled = [torch.empty(shape, dtype=dtype, device=device).normal_() for shape in shapes]
+        return x, weights, experts, *(each.mul_(each.shape[2] ** -0.5) for each in filled), "silu"
+
+    def run(ops: Any, *inputs: Any) -> Tensor:
+        out: Tensor = ops.moe_experts(*inputs)
+        return out
+
+    rows, busy = tokens * PER_TOKEN, min(count, tokens * PER_TOKEN)
+    moved = dtype.itemsize * (busy * 3 * n * wide + 2 * tokens * n)
+    flops = 2 * rows * 3 * n * wide
+    shape = f"{tokens}x{n} by {PER_TOKEN} of {count} experts {wide}"
+    return Case("moe_experts", shape, make, run, _exact_experts, moved, flops, reference_waits=True)
+
+
+def _exact_experts(
+    x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor, _: str
+) -> Tensor:
+    out = torch.zeros_like(x, dtype=torch.float64)
+    for expert, (first, second) in enumerate(zip(gate_up, down, strict=True)):
+        token, choice = (experts == expert).nonzero(as_tuple=True)
+        gate, up = (x[token].double() @ first.double().T).chunk(2, -1)
+        said = (F.silu(gate) * up) @ second.double().T
+        out.index_add_(0, token, said * weights[token, choice, None])
+    return out
