@@ -1,7 +1,9 @@
 // Small kernels that show what the emulator does, and on a GPU that the hardware does the same.
+#include "attention.cuh"
 #include "launch.cuh"
-#include "ptx.cuh"
+#include "ptx_wgmma.cuh"
 #include "reduce.cuh"
+#include "tensor_map.cuh"
 
 using mii::bfloat16;
 
@@ -27,6 +29,85 @@ __global__ void product(float *c, const bfloat16 *a, const bfloat16 *b, bool wai
 MII_API cudaError_t probe_product(float *c, const void *a, const void *b, int waits, cudaStream_t stream) {
     return mii::launch<product>({1, 32, stream}, c, static_cast<const bfloat16 *>(a),
                                 static_cast<const bfloat16 *>(b), waits != 0);
+}
+
+struct Maps {
+    CUtensorMap a, b;
+};
+
+// c [64, 128] by a warpgroup: a b^T from shared memory, a [64, 64] and b [128, 64]; or, with a in registers, a b of
+// b [64, 128].
+__global__ void warpgroup_product(float *c, const bfloat16 *a, const __grid_constant__ Maps maps, bool in_registers,
+                                  bool waits) {
+#ifdef MII_SM_90A
+    namespace ptx = mii::ptx;
+    constexpr int BOX = 64 * ptx::PANEL_PITCH;
+    unsigned char *shared = mii::dynamic_shared();
+    shared += (1024 - ptx::shared_address(shared) % 1024) % 1024;
+    auto *full = reinterpret_cast<uint64_t *>(shared + 3 * BOX);
+    if (threadIdx.x == 0) ptx::mbarrier_init(full, 1), ptx::mbarrier_fence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        ptx::mbarrier_arrive_expect(full, 3 * BOX);
+        ptx::copy_box(shared, &maps.a, 0, 0, full);
+        ptx::copy_box(shared + BOX, &maps.b, 0, 0, full);
+        ptx::copy_box(shared + 2 * BOX, &maps.b, in_registers ? 64 : 0, in_registers ? 0 : 64, full);
+    }
+    if (waits) ptx::mbarrier_wait(full, 0);
+    int warp = threadIdx.x / mii::WARP, lane = threadIdx.x % mii::WARP;
+    unsigned rows[4][4];
+    mii::load_rows<64>(rows, a + 16 * warp * 64, 64, 16);
+    float d[16][4] = {};
+    uint64_t left = ptx::matrix_descriptor(ptx::shared_address(shared));
+    uint64_t right = ptx::matrix_descriptor(ptx::shared_address(shared + BOX), BOX);
+    ptx::pin(d), ptx::pin(rows);
+    ptx::wgmma_fence();
+    if (in_registers) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) ptx::wgmma<bfloat16>(d, rows[k], ptx::behind(right, 16 * k * ptx::PANEL_PITCH));
+    } else {
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+            ptx::wgmma<bfloat16>(d, ptx::behind(left, 32 * k), ptx::behind(right, 32 * k), k > 0);
+    }
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<0>();
+    ptx::pin(d);
+    for (int n = 0; n < 16; ++n)
+        for (int i = 0; i < 4; ++i)
+            c[(16 * warp + lane / 4 + i / 2 * 8) * 128 + 8 * n + lane % 4 * 2 + i % 2] = d[n][i];
+#endif
+}
+
+MII_API cudaError_t probe_warpgroup_product(float *c, const void *a, const void *b, int in_registers, int waits,
+                                            cudaStream_t stream) {
+    Maps maps;
+    cudaError_t error = mii::cache_map(&maps.a, a, 64);
+    if (error == cudaSuccess) error = mii::cache_map(&maps.b, b, in_registers ? 128 : 64);
+    if (error != cudaSuccess) return error;
+    return mii::launch<warpgroup_product>({1, 128, stream, 26 * 1024}, c, static_cast<const bfloat16 *>(a), maps,
+                                          in_registers != 0, waits != 0);
+}
+
+// One group takes `turns` turns with the other; out [2 turns] tells whose each was, and is a race without them.
+__global__ void take_turns(int *out, int turns, bool named) {
+#ifdef MII_SM_90A
+    int *count = reinterpret_cast<int *>(mii::dynamic_shared());
+    int group = threadIdx.x / 64;
+    if (threadIdx.x == 0) *count = 0;
+    __syncthreads();
+    if (named && group == 1) mii::ptx::named_arrive(1, 128);
+    for (int i = 0; i < turns; ++i) {
+        if (named) mii::ptx::named_sync(1 + group, 128);
+        else __syncwarp();
+        if (threadIdx.x % 64 == 0) out[(*count)++] = group;
+        if (named && (group == 0 || i + 1 < turns)) mii::ptx::named_arrive(2 - group, 128);
+    }
+#endif
+}
+
+MII_API cudaError_t probe_take_turns(int *out, int turns, int named, cudaStream_t stream) {
+    return mii::launch<take_turns>({1, 128, stream, 16}, out, turns, named != 0);
 }
 
 // out [6, 32]: what each warp function gives each lane.

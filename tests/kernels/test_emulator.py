@@ -60,6 +60,28 @@ def test_tensor_core_product(probes: Probes, seed: int) -> None:
     torch.testing.assert_close(c.double(), a.double() @ b.double(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("in_registers", [0, 1])
+def test_warpgroup_product(probes: Probes, in_registers: int) -> None:
+    needs_hopper(probes)
+    a = torch.randn(64, 64).bfloat16().to(probes.device)
+    b = torch.randn(64, 128).bfloat16().to(probes.device)
+    c = torch.full((64, 128), torch.nan, device=probes.device)
+    probes.run("warpgroup_product", c, a, b if in_registers else b.T.contiguous(), in_registers, 1)
+    torch.testing.assert_close(c.double(), a.double() @ b.double(), atol=1e-4, rtol=1e-4)
+
+
+def test_named_barriers_give_turns(probes: Probes) -> None:
+    needs_hopper(probes)
+    out = torch.full((20,), -1, dtype=torch.int32, device=probes.device)
+    probes.run("take_turns", out, 10, 1)
+    assert out.tolist() == [0, 1] * 10
+
+
+def needs_hopper(probes: Probes) -> None:
+    if probes.device == "cuda" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("needs compute capability 9.0")
+
+
 def test_warp_functions(probes: Probes) -> None:
     out = torch.full((6, 32), -1, dtype=torch.int32, device=probes.device)
     probes.run("warp_functions", out)
@@ -92,6 +114,12 @@ def test_a_copy_that_is_not_waited_for_shows(emulator: Probes) -> None:
     c = torch.zeros(16, 8)
     emulator.run("product", c, a, b, 0)
     assert not torch.equal(c, torch.full((16, 8), 16.0))
+
+
+def test_a_tile_that_is_not_waited_for_is_found(emulator: Probes) -> None:
+    a, b, c = torch.ones(64, 64).bfloat16(), torch.ones(128, 64).bfloat16(), torch.zeros(64, 128)
+    with pytest.raises(RuntimeError, match="tile copies that nothing waited for in block"):
+        emulator.run("warpgroup_product", c, a, b, 0, 0)
 
 
 def test_a_write_past_shared_memory_is_found(emulator: Probes) -> None:

@@ -30,7 +30,7 @@ namespace emulator {
 constexpr size_t STACK_BYTES = 256 * 1024;
 constexpr unsigned char POISON = 0xee;
 
-enum class State { READY, AT_BARRIER, IN_WARP, DONE };
+enum class State { READY, AT_BARRIER, IN_WARP, POLLING, DONE };
 
 struct Copy { void *to; const void *from; size_t bytes; };  // from nothing: zeros
 
@@ -40,7 +40,9 @@ struct Thread {
     unsigned mask;     // while IN_WARP: the lanes that it waits for
     const char *name;  // and the operation
     void *data;
+    std::function<bool()> until;            // while POLLING
     std::vector<std::vector<Copy>> copies;  // cp.async: groups, the last one still open
+    std::vector<std::vector<std::function<void()>>> products;  // wgmma, likewise
     bool started;
     jmp_buf here;
     ucontext_t context;
@@ -51,6 +53,7 @@ inline thread_local unsigned num_threads, current;
 inline thread_local std::function<void()> body;
 inline thread_local jmp_buf scheduler;
 inline thread_local std::vector<unsigned char> shared_bytes;
+inline thread_local std::string misuse;   // of what is emulated, found by whom it cannot stop; ends the block
 inline thread_local std::string failure;  // what cudaGetErrorString says of cudaErrorLaunchFailure
 inline thread_local size_t round_number;
 
@@ -70,6 +73,12 @@ inline void wait(State state) {
 inline void pause() {
     sched_yield();
     suspend();
+}
+
+// Waits for what others do; `until` is asked whenever the thread's turn comes.
+inline void wait_until(const char *name, std::function<bool()> until) {
+    self().name = name, self().until = std::move(until);
+    wait(State::POLLING);
 }
 
 inline void fiber() {
@@ -94,13 +103,22 @@ inline __attribute__((noinline)) void resume(unsigned thread) {
     setcontext(&it.context);
 }
 
+// Of a block: barriers 1 to 15, and tile copies (see ptx_hopper_emulated.h).
+struct NamedBarrier { unsigned arrived, generation; };
+struct TileCopy { void *barrier; std::function<void()> run; };
+inline thread_local NamedBarrier named_barriers[16];
+inline thread_local std::vector<TileCopy> tile_copies;
+
 inline void prepare_block(size_t dynamic_bytes) {
+    for (auto &barrier : named_barriers) barrier = {};
+    tile_copies.clear(), misuse.clear();
     num_threads = blockDim.x * blockDim.y * blockDim.z;
     while (threads.size() < num_threads) threads.push_back(new Thread{});
     for (unsigned i = 0; i < num_threads; ++i) {
         threads[i]->state = State::READY;
         threads[i]->index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
         threads[i]->copies.assign(1, {});
+        threads[i]->products.assign(1, {});
     }
     shared_bytes.assign(dynamic_bytes + 256, POISON);  // aligned by hand, and a guard behind
 }
@@ -138,10 +156,13 @@ inline bool run_block(size_t dynamic_bytes) {
         size_t start = 7 * round_number++;
         for (unsigned i = 0; i < num_threads; ++i) {
             unsigned thread = (start + i * 1031) % num_threads;  // a prime: visits all
-            if (threads[thread]->state != State::READY) continue;
+            State &state = threads[thread]->state;
+            if (state == State::POLLING && threads[thread]->until()) state = State::READY;
+            if (state != State::READY) continue;
             progress = true;
             resume(thread);
         }
+        if (!misuse.empty()) return fail(misuse);
         unsigned done = count(State::DONE), waiting = count(State::AT_BARRIER);
         if (done == num_threads) break;
         if (done + waiting == num_threads) {
@@ -151,6 +172,7 @@ inline bool run_block(size_t dynamic_bytes) {
             return fail("deadlock");
         }
     }
+    if (!tile_copies.empty()) return fail("tile copies that nothing waited for");
     for (int i = 0; i < 128; ++i)
         if (dynamic_shared()[dynamic_bytes + i] != POISON) return fail("write past the dynamic shared memory");
     return true;
