@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mii_kernels import reference
 from mii_kernels.cuda import attention
-from mii_kernels.cuda.attention import HEAD_DIMS, MAX_SPLITS, decode_splits, prefill_tiles
+from mii_kernels.cuda.attention import HEAD_DIMS
 
 from .conftest import BLOCK_SIZE, Kernels, Paged
 
@@ -18,6 +18,16 @@ DTYPES = [torch.bfloat16, torch.float16]
 TOLERANCE = {torch.bfloat16: 5e-3, torch.float16: 7e-4}  # of the norm of the difference
 DECODES = [(1, 1), (1, 63), (1, 64), (1, 65), (1, 200)]
 CHUNKS = [(3, 3), (1, 40), (64, 64), (65, 130), (7, 200), (130, 257)]
+
+
+both_prefills = pytest.mark.usefixtures("prefill")
+
+
+@pytest.fixture(params=["chosen", "mma"])
+def prefill(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompt chunks by the kernel that is chosen for them, and by the one that serves all."""
+    if request.param == "mma":
+        monkeypatch.setattr(attention, "prefill_launcher", lambda *_: "mii_attention_prefill")
 
 
 def expected(it: Paged, query: Tensor, scale: float, window: int | None) -> Tensor:
@@ -72,6 +82,7 @@ def check(
     assert error < TOLERANCE[dtype]
 
 
+@both_prefills
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_mixed_batches(
@@ -87,6 +98,7 @@ def test_groups(kernels: Kernels, paged: Callable[..., Paged], heads: int, kv_he
     check(kernels, it, torch.bfloat16, heads)
 
 
+@both_prefills
 @pytest.mark.parametrize("window", [1, 16, 48, 64, 100, 1000])
 @pytest.mark.parametrize("head_dim", [64, 256])
 def test_windows(kernels: Kernels, paged: Callable[..., Paged], window: int, head_dim: int) -> None:
@@ -137,11 +149,13 @@ def test_host_lengths_are_only_a_hint(
     assert float((out.double().cpu() - exact).norm() / exact.norm()) < TOLERANCE[torch.float16]
 
 
+@both_prefills
 @pytest.mark.parametrize("decodes", [0, 1])
 def test_one_token(kernels: Kernels, paged: Callable[..., Paged], decodes: int) -> None:
     check(kernels, paged([(1, 1)], decodes=decodes, kv_heads=1, head_dim=96), torch.bfloat16, heads=3)
 
 
+@both_prefills
 @pytest.mark.parametrize("window", [None, 30])
 def test_every_place_of_the_diagonal(
     kernels: Kernels, paged: Callable[..., Paged], window: int | None
@@ -157,6 +171,7 @@ def test_every_place_of_the_diagonal(
     )
 
 
+@both_prefills
 def test_many_short_chunks(kernels: Kernels, paged: Callable[..., Paged]) -> None:
     """More sequences than a warp has lanes, some of several tiles, some without tokens."""
     chunks = [(i % 3, i % 3 + 1) for i in range(40)]
@@ -164,6 +179,7 @@ def test_many_short_chunks(kernels: Kernels, paged: Callable[..., Paged]) -> Non
     check(kernels, paged(chunks, decodes=0, kv_heads=1, head_dim=64), torch.bfloat16, heads=1)
 
 
+@both_prefills
 @pytest.mark.parametrize("seed", range(3))
 def test_random_batches(kernels: Kernels, paged: Callable[..., Paged], seed: int) -> None:
     torch.manual_seed(seed)
@@ -174,6 +190,7 @@ def test_random_batches(kernels: Kernels, paged: Callable[..., Paged], seed: int
     check(kernels, it, DTYPES[seed % 2], heads=8, window=[None, 90, 33][seed])
 
 
+@both_prefills
 @pytest.mark.parametrize(("splits", "window"), [(1, None), (2, None), (1, 2400)])
 def test_long_contexts(
     kernels: Kernels,
@@ -188,6 +205,7 @@ def test_long_contexts(
     check(kernels, it, torch.bfloat16, heads=2, window=window)
 
 
+@both_prefills
 def test_large_scores_do_not_overflow(kernels: Kernels, paged: Callable[..., Paged]) -> None:
     it = paged([(1, 200), (70, 140)], decodes=1, kv_heads=1, head_dim=64)
     it.k_cache *= 200
@@ -206,17 +224,3 @@ def test_what_no_kernel_serves_is_left_to_the_reference(
     caches = it.k_cache.to(dtype), it.v_cache.to(dtype)
     args = query, *caches, it.batch, scale, None
     assert torch.equal(kernels.run.paged_attention(*args), reference.paged_attention(*args))
-
-
-def test_splits_keep_the_gpu_busy() -> None:
-    assert decode_splits(64, 8, 2600, 132) == 1  # 512 thread blocks
-    assert decode_splits(8, 8, 2600, 132) > 1
-    assert 8 < decode_splits(1, 8, 2600, 132) <= 41
-    assert decode_splits(1, 1, 64, 132) == 1
-    assert decode_splits(1, 1, 131072, 132) == MAX_SPLITS
-    assert decode_splits(4096, 1, 131072, 132) <= 4
-
-
-def test_tiles_of_chunks() -> None:
-    assert prefill_tiles([1, 128, 129, 0], 128) == 4
-    assert prefill_tiles([1, 128, 129, 0], 256) == 6

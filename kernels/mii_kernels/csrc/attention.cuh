@@ -131,14 +131,21 @@ __device__ inline void load_keys(unsigned (&b)[4], const T *tile, int column) {
     ptx::ldmatrix_x4(b, tile + (lane / 16 * 8 + lane % 8) * PITCH<D> + column + lane / 8 % 2 * 8);
 }
 
+// The A operand of two neighbouring accumulators, rounded.
+template <typename T>
+__device__ inline void round_weights(unsigned (&a)[4], const float (&w0)[4], const float (&w1)[4]) {
+    TypeTag<T> tag;
+    a[0] = round_pair(w0[0], w0[1], tag), a[1] = round_pair(w0[2], w0[3], tag);
+    a[2] = round_pair(w1[0], w1[1], tag), a[3] = round_pair(w1[2], w1[3], tag);
+}
+
 // out [16, D] += round(weights [16, 16]) values [16, D]; `weights` are the accumulators of two products.
 template <int D, typename T>
 __device__ inline void add_values(float (&out)[D / 8][4], const float (&w0)[4], const float (&w1)[4],
                                   const T *tile) {
     int lane = threadIdx.x % WARP;
-    TypeTag<T> tag;
-    unsigned a[4] = {round_pair(w0[0], w0[1], tag), round_pair(w0[2], w0[3], tag),
-                     round_pair(w1[0], w1[1], tag), round_pair(w1[2], w1[3], tag)};
+    unsigned a[4];
+    round_weights<T>(a, w0, w1);
     const T *row = tile + lane % 16 * PITCH<D> + lane / 16 * 8;
 #pragma unroll
     for (int n = 0; n < D / 16; ++n) {
@@ -156,27 +163,34 @@ struct OnlineSoftmax {
     float max[2] = {-INFINITY, -INFINITY};
     float sum[2] = {0, 0};
 
+    // Turns a row's scores into weights. Returns what earlier weights have to be multiplied by.
+    template <int N>
+    __device__ float weigh(float (&scores)[N][4], int row, float scale) {
+        float best = max[row];
+#pragma unroll
+        for (int n = 0; n < N; ++n) best = fmaxf(best, fmaxf(scores[n][2 * row], scores[n][2 * row + 1]));
+        best = fmaxf(best, __shfl_xor_sync(ALL_LANES, best, 1));
+        best = fmaxf(best, __shfl_xor_sync(ALL_LANES, best, 2));
+        float base = finite_or_zero(best) * scale;
+        float shrink = ptx::exp2(max[row] * scale - base);
+        max[row] = best;
+        sum[row] *= shrink;
+#pragma unroll
+        for (int n = 0; n < N; ++n)
+#pragma unroll
+            for (int i = 2 * row; i < 2 * row + 2; ++i) {
+                scores[n][i] = ptx::exp2(scores[n][i] * scale - base);
+                sum[row] += scores[n][i];
+            }
+        return shrink;
+    }
+
     // Turns scores into weights, and `out`, the weighted sum so far, to the new maximum.
     template <int N, int M>
     __device__ void update(float (&scores)[N][4], float (&out)[M][4], float scale) {
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
-            float best = max[row];
-#pragma unroll
-            for (int n = 0; n < N; ++n) best = fmaxf(best, fmaxf(scores[n][2 * row], scores[n][2 * row + 1]));
-            best = fmaxf(best, __shfl_xor_sync(ALL_LANES, best, 1));
-            best = fmaxf(best, __shfl_xor_sync(ALL_LANES, best, 2));
-            float base = finite_or_zero(best) * scale;
-            float shrink = ptx::exp2(max[row] * scale - base);
-            max[row] = best;
-            sum[row] *= shrink;
-#pragma unroll
-            for (int n = 0; n < N; ++n)
-#pragma unroll
-                for (int i = 2 * row; i < 2 * row + 2; ++i) {
-                    scores[n][i] = ptx::exp2(scores[n][i] * scale - base);
-                    sum[row] += scores[n][i];
-                }
+            float shrink = weigh(scores, row, scale);
 #pragma unroll
             for (int m = 0; m < M; ++m)
 #pragma unroll

@@ -15,23 +15,9 @@
 // small beside it. 32 heads of 128, 8192 tokens: 550 Gflop, 0.56 ms at the H100's 989 Tflop/s, which only its wgmma
 // instruction reaches. Each product of 16 x 16 x 16 here needs an ldmatrix of 512 bytes, and shared memory gives 128 a
 // clock: at most 475 Tflop/s at 1.755 GHz.
-#include "attention.cuh"
-#include "query_tile.cuh"
+#include "prefill.cuh"
 
 namespace mii {
-
-template <typename T>
-struct PrefillArgs {
-    T *out;            // [tokens, heads, D]
-    const T *query;    // [tokens, heads, D], tokens `query_stride` apart
-    int64_t query_stride;
-    PagedCache<T> cache;
-    const int *cu_seqlens;  // [sequences + 1]
-    int sequences;
-    int heads;
-    int window;   // tokens that are seen, 0: all
-    float scale;  // of scores, times log2(e)
-};
 
 template <int D>
 struct PrefillTile {
@@ -45,33 +31,6 @@ struct PrefillTile {
     static constexpr size_t BYTES = (4 * HALF + QUERY) * 2;  // at most the 99 KiB that every 8.x has
     static_assert(KV_BLOCK % TOKENS == 0, "a tile lies in one block");
 };
-
-// Row i of a warp is at `position` + i and sees the positions up to its own, `window` of them.
-struct CausalMask {
-    int position;
-    int window;
-
-    __device__ int first_seen(int row) const { return window ? max(0, position + row - window + 1) : 0; }
-    __device__ bool sees(int row, int token) const {
-        return token <= position + row && token >= first_seen(row);
-    }
-    __device__ bool none_sees(int first, int tokens) const {
-        return first > position + MMA_ROWS - 1 || first + tokens <= first_seen(0);
-    }
-    __device__ bool all_see(int first, int tokens) const {
-        return first + tokens - 1 <= position && first >= first_seen(MMA_ROWS - 1);
-    }
-};
-
-template <int N>
-__device__ inline void apply(const CausalMask &mask, float (&scores)[N][4], int first) {
-    int lane = threadIdx.x % WARP;
-#pragma unroll
-    for (int n = 0; n < N; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-            if (!mask.sees(lane / 4 + i / 2 * 8, first + 8 * n + lane % 4 * 2 + i % 2)) scores[n][i] = -INFINITY;
-}
 
 // A warp's query rows as A operands: in registers, or read again for each product from shared memory.
 template <typename T, int D, bool IN_REGISTERS>
@@ -143,12 +102,11 @@ __global__ void __launch_bounds__(PrefillTile<D>::THREADS) prefill_kernel(Prefil
     QueryTile it = find_tile(static_cast<int>(blockIdx.y), Tile::ROWS, args.cu_seqlens, args.cache.context_lens,
                              args.sequences);
     if (it.rows == 0) return;
-    int context = args.cache.context_lens[it.sequence];
     int kv_head = head / (args.heads / args.cache.kv_heads);
     CausalMask mask{it.position + warp * MMA_ROWS, args.window};
     Range visible = {CausalMask{it.position, args.window}.first_seen(0), it.position + it.rows};
     int first_tile = visible.begin / Tile::TOKENS, end_tile = ceil_div(visible.end, Tile::TOKENS);
-    BlockTable table(args.cache.tables + it.sequence * args.cache.table_stride, ceil_div(context, KV_BLOCK));
+    BlockTable table(args.cache.tables + it.sequence * args.cache.table_stride, ceil_div(it.context, KV_BLOCK));
 
     T *shared = reinterpret_cast<T *>(dynamic_shared());  // two tiles of keys and values, then queries
     auto keys_of = [&](int tile) { return shared + tile % 2 * 2 * Tile::HALF; };

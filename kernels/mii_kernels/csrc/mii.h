@@ -133,6 +133,15 @@ MII_API cudaError_t mii_attention_prefill(void *out, const void *query, const vo
                                           int64_t table_stride, int heads, int kv_heads, int head_dim, int window,
                                           float scale, mii_dtype dtype, cudaStream_t stream);
 
+/* attention_prefill_wgmma.cu: the same on devices of compute capability 9.0. head_dim at most 128, query_stride a
+ * multiple of 8; query and out are aligned to 16 bytes. */
+MII_API cudaError_t mii_attention_prefill_wgmma(void *out, const void *query, const void *k_cache,
+                                                const void *v_cache, const int *block_tables,
+                                                const int *context_lens, const int *cu_seqlens, int64_t sequences,
+                                                int64_t tiles, int64_t query_stride, int64_t table_stride, int heads,
+                                                int kv_heads, int head_dim, int window, float scale, mii_dtype dtype,
+                                                cudaStream_t stream);
+
 /* skinny_gemm.cu: out [tokens, n]; x [tokens, k]; weight [n, k]; bias [n] or null. tokens <= 64, k a multiple of 32,
  * x and weight aligned to 16 bytes, 16-bit dtypes. rows of the weight for each thread block: 16, 32 or, for more than
  * 16 tokens, 128. */

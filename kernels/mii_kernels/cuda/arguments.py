@@ -1,5 +1,6 @@
 """What launchers take, from tensors."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,6 +29,14 @@ def launch(library: Library, name: str, *args: Any, on: Tensor) -> None:
 def column(x: Tensor, dtype: torch.dtype) -> Tensor:
     """x as a launcher reads it; x itself as a rule."""
     return x.to(dtype).contiguous()
+
+
+@cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """Major and minor compute capability."""
+    if device.type == "cpu":  # the tests' library, which has all that any device has
+        return 9, 0
+    return torch.cuda.get_device_capability(device)
 
 
 def multiprocessors(device: torch.device) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 from mii_kernels import reference
 from mii_kernels._lib import Library
 from mii_kernels.batch import RaggedBatch
-from mii_kernels.cuda.arguments import launch, multiprocessors
+from mii_kernels.cuda.arguments import capability, launch, multiprocessors
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
 BLOCK_SIZE = 64
@@ -58,6 +58,15 @@ def decode_splits(decodes: int, head_tiles: int, tokens: int, multiprocessors: i
         return busy * (-(-tiles // splits) + _START) + (_COMBINE if splits > 1 else 0)
 
     return min(range(1, min(tiles, MAX_SPLITS) + 1), key=time)
+
+
+def prefill_launcher(
+    head_dim: int, query_address: int, query_stride: int, capability: tuple[int, int]
+) -> str:
+    """The function of csrc/mii.h for prompt chunks, from what the devices and the launchers ask for."""
+    aligned = query_address % 16 == 0 and query_stride % 8 == 0
+    wgmma = capability == (9, 0) and head_dim <= 128 and aligned
+    return "mii_attention_prefill_wgmma" if wgmma else "mii_attention_prefill"
 
 
 def prefill_tiles(query_lens: list[int], head_dim: int) -> int:
@@ -110,7 +119,7 @@ def _prefill(
         batch.derived["prefill_tiles"] = prefill_tiles(batch.query_lens[first:], head_dim)
     launch(
         library,
-        "mii_attention_prefill",
+        prefill_launcher(head_dim, query.data_ptr(), query.stride(0), capability(query.device)),
         *(out, query, k_cache, v_cache),
         *(batch.block_tables[first:], batch.context_lens[first:], batch.cu_seqlens[first:]),
         *(len(batch.query_lens) - first, batch.derived["prefill_tiles"]),
