@@ -24,19 +24,22 @@ __device__ inline int swizzled(int row, int column) {
     return row * ptx::PANEL_COLUMNS + (column / CHUNK ^ row % 8) * CHUNK + column % CHUNK;
 }
 
-template <int STAGES>
-struct Stage {
+constexpr int STAGES = 3;  // of the ring of tiles
+
+// Where in a ring a thread is; the parity is that of the phase of its barriers.
+template <int SLOTS>
+struct RingPosition {
     int index = 0;
     unsigned parity = 0;
     __device__ void advance() {
-        if (++index == STAGES) index = 0, parity ^= 1;
+        if (++index == SLOTS) index = 0, parity ^= 1;
     }
 };
+using TilePosition = RingPosition<STAGES>;
 
 // queries [PANELS, 128, 64], then STAGES times keys and values [PANELS, 128, 64], then the barriers.
 template <typename T, int D>
 struct SharedTiles {
-    static constexpr int STAGES = 3;
     static constexpr int QUERIES = PANELS<D> * GROUPS * GROUP_ROWS * ptx::PANEL_COLUMNS;  // elements
     static constexpr int TILE = PANELS<D> * TILE_TOKENS * ptx::PANEL_COLUMNS;
     static constexpr int BLOCK_BYTES = PANELS<D> * KV_BLOCK * ptx::PANEL_COLUMNS * 2;  // of a tile
@@ -56,14 +59,15 @@ struct SharedTiles {
     __device__ T *keys(int stage) const { return tiles + QUERIES + 2 * stage * TILE; }
     __device__ T *values(int stage) const { return keys(stage) + TILE; }
 
-    __device__ void init_barriers(int groups) const {
+    __device__ uint64_t *end() const { return values_empty + STAGES; }
+
+    __device__ void init_barriers() const {
         for (int i = 0; i < STAGES; ++i) {
             ptx::mbarrier_init(keys_full + i, 1);
             ptx::mbarrier_init(values_full + i, 1);
-            ptx::mbarrier_init(keys_empty + i, groups * WARPGROUP / WARP);
-            ptx::mbarrier_init(values_empty + i, groups * WARPGROUP / WARP);
+            ptx::mbarrier_init(keys_empty + i, GROUPS * WARPGROUP / WARP);
+            ptx::mbarrier_init(values_empty + i, GROUPS * WARPGROUP / WARP);
         }
-        ptx::mbarrier_fence();
     }
 
     // This warp is done with what the barrier guards.
@@ -78,20 +82,30 @@ struct SharedTiles {
     }
 };
 
-// A warpgroup's queries, [64, D] at `to`; those past `rows` become zeros.
-template <int D, typename T>
-__device__ inline void load_queries(T *to, const T *from, int64_t pitch, int rows) {
-    constexpr int CHUNKS = D / CHUNK;
+// A warpgroup's queries [64, D] on their way to shared memory; rows that there are not become zeros.
+template <typename T, int D>
+struct QueryChunks {
+    static constexpr int CHUNKS = D / CHUNK;
+    static constexpr int COUNT = GROUP_ROWS * CHUNKS / WARPGROUP;
+    Vector<T, CHUNK> at[COUNT];
+
+    __device__ static int index(int i) { return threadIdx.x % WARPGROUP + i * WARPGROUP; }
+    __device__ void load(const T *from, int64_t pitch, int rows) {
 #pragma unroll
-    for (int i = 0; i < GROUP_ROWS * CHUNKS / WARPGROUP; ++i) {
-        int chunk = threadIdx.x % WARPGROUP + i * WARPGROUP;
-        int row = chunk / CHUNKS, column = chunk % CHUNKS * CHUNK;
-        Vector<T, CHUNK> x = {};
-        if (row < rows) x = load<CHUNK>(from + row * pitch + column);
-        T *panel = to + column / ptx::PANEL_COLUMNS * GROUPS * GROUP_ROWS * ptx::PANEL_COLUMNS;
-        store<CHUNK>(panel + swizzled(row, column % ptx::PANEL_COLUMNS), x);
+        for (int i = 0; i < COUNT; ++i) {
+            int row = index(i) / CHUNKS, column = index(i) % CHUNKS * CHUNK;
+            at[i] = row < rows ? mii::load<CHUNK>(from + row * pitch + column) : Vector<T, CHUNK>{};
+        }
     }
-}
+    __device__ void store(T *to) const {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            int row = index(i) / CHUNKS, column = index(i) % CHUNKS * CHUNK;
+            T *panel = to + column / ptx::PANEL_COLUMNS * GROUPS * GROUP_ROWS * ptx::PANEL_COLUMNS;
+            mii::store<CHUNK>(panel + swizzled(row, column % ptx::PANEL_COLUMNS), at[i]);
+        }
+    }
+};
 
 // Clears the rows of a tile from `rows` on, by a warpgroup; whether there were any.
 template <int D, typename T>
