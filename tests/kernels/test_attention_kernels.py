@@ -179,6 +179,16 @@ def test_many_short_chunks(kernels: Kernels, paged: Callable[..., Paged]) -> Non
     check(kernels, paged(chunks, decodes=0, kv_heads=1, head_dim=64), torch.bfloat16, heads=1)
 
 
+def test_launches_leave_nothing_behind(kernels: Kernels, paged: Callable[..., Paged]) -> None:
+    """More launches than there are counters of tiles, and more tiles than thread blocks."""
+    it = on_device(paged([(2, 3)], decodes=0, kv_heads=1, head_dim=64), kernels, torch.bfloat16)
+    query = torch.randn(2, 6, 64).to(kernels.device, torch.bfloat16)
+    outs = [
+        kernels.run.paged_attention(query, it.k_cache, it.v_cache, it.batch, 0.125, None) for _ in range(260)
+    ]
+    assert all(torch.equal(out, outs[0]) for out in outs)
+
+
 @both_prefills
 @pytest.mark.parametrize("seed", range(3))
 def test_random_batches(kernels: Kernels, paged: Callable[..., Paged], seed: int) -> None:
