@@ -35,15 +35,18 @@ struct Turns {
     __device__ void pass() const { ptx::named_arrive(TURN_BARRIER + 1 - group, 2 * WARPGROUP); }
 };
 
-// Brings a warpgroup its queries.
-template <int D, typename T>
-__device__ inline void bring_queries(T *queries, const PrefillArgs<T> &args, const PrefillTask &task, int group) {
+// A warpgroup's queries of a task: asked for while the one before it is not done, and then put in their place.
+template <typename T, int D>
+__device__ inline void ask_for_queries(QueryChunks<T, D> &queries, const PrefillArgs<T> &args, const PrefillTask &task,
+                                       int group) {
     int row = group * GROUP_ROWS;
-    QueryChunks<T, D> chunks;
-    chunks.load(args.query + (task.tile.token + row) * args.query_stride + task.head * D, args.query_stride,
-                task.tile.rows - row);
+    queries.load(args.query + (task.tile.token + row) * args.query_stride + task.head * D, args.query_stride,
+                 task.tile.rows - row);
+}
+template <typename T, int D>
+__device__ inline void place_queries(T *to, const QueryChunks<T, D> &queries, int group) {
     ptx::named_sync(GROUP_BARRIER + group, WARPGROUP);  // all have written what they had of the last task
-    chunks.store(queries);
+    queries.store(to);
     ptx::fence_proxy_async();
     ptx::named_sync(GROUP_BARRIER + group, WARPGROUP);
 }
@@ -59,16 +62,14 @@ __device__ inline void write_out(T *queries, const PrefillArgs<T> &args, const P
                   queries + first * ptx::PANEL_COLUMNS);
 }
 
-// A task's 64 tokens of one warpgroup.
-template <typename T, int D>
+// A task's 64 tokens of one warpgroup. look_ahead() is called before the last product is waited for.
+template <typename T, int D, typename LookAhead>
 __device__ inline void attend(const PrefillArgs<T> &args, const PrefillTask &task, const SharedTiles<T, D> &shared,
-                              int group, TilePosition &at) {
+                              int group, TilePosition &at, LookAhead look_ahead) {
     int warp = threadIdx.x % WARPGROUP / WARP, row = group * GROUP_ROWS;
     CausalMask mask{task.tile.position + row + warp * MMA_ROWS, args.window};
     Turns turns{group};
     T *queries = shared.queries() + row * ptx::PANEL_COLUMNS;
-    bring_queries<D>(queries, args, task, group);
-
     float scores[TILE_TOKENS / 8][4] = {}, out[D / 8][4] = {}, shrink[2];
     unsigned weights[TILE_TOKENS / 16][4];
     OnlineSoftmax softmax;
@@ -115,6 +116,7 @@ __device__ inline void attend(const PrefillArgs<T> &args, const PrefillTask &tas
     }
     ptx::mbarrier_wait(shared.values_full + at.index, at.parity);
     start_values<D>(out, weights, shared.values(at.index));
+    look_ahead();
     ptx::wgmma_wait<0>();
     ptx::pin(out);
     shared.release(shared.values_empty + at.index);
@@ -140,12 +142,24 @@ template <typename T, int D>
 __device__ inline void consume(const PrefillArgs<T> &args, const SharedTiles<T, D> &shared, TaskRing &tasks,
                                int group) {
     TilePosition at;
+    RingPosition<TaskRing::SLOTS> slot;
+    QueryChunks<T, D> queries;
+    PrefillTask task, following;
+    auto look_ahead = [&] {
+        following = tasks.get(slot);
+        slot.advance();
+        if (group < following.groups) ask_for_queries(queries, args, following, group);
+    };
     Turns{group}.begin();
-    for (RingPosition<TaskRing::SLOTS> slot;; slot.advance()) {
-        PrefillTask task = tasks.get(slot);
-        if (task.groups == 0) return;
-        if (group < task.groups) attend(args, task, shared, group, at);
-        else pass_by(task, shared, at);
+    for (look_ahead(); following.groups > 0;) {
+        task = following;
+        if (group < task.groups) {
+            place_queries(shared.queries() + group * GROUP_ROWS * ptx::PANEL_COLUMNS, queries, group);
+            attend(args, task, shared, group, at, look_ahead);
+        } else {
+            pass_by(task, shared, at);
+            look_ahead();
+        }
     }
 }
 
