@@ -27,6 +27,7 @@ __all__ = [
     "activate_and_mul",
     "add_bias",
     "apply_penalties",
+    "attends_on_device",
     "count_tokens",
     "greedy",
     "layer_norm",
@@ -64,6 +65,12 @@ def use_kernels(choice: str, device: int = 0) -> None:
 def library(device: torch.device) -> Library | None:
     """Our kernels, if tensors of this device run on them: for what is no operation of one device."""
     return _library if device.type == "cuda" else None
+
+
+def attends_on_device(k_cache: Tensor) -> bool:
+    """Whether attention of decodes over this cache is a fixed sequence of kernels, whatever the contexts: where
+    a CUDA graph can hold it."""
+    return _library is not None and k_cache.is_cuda and cuda.attention.serves(k_cache)
 
 
 def pack_weight(weight: Tensor) -> Tensor:

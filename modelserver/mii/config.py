@@ -31,6 +31,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     kv_blocks: Count | None = None  # overrides the fraction
     prefix_cache: bool = True
     overlap: bool | None = None  # schedule step N+1 while N runs; None: where the device is asynchronous
+    cuda_graphs: bool = True  # replay decodes from captured graphs, on GPUs where our kernels run
     prepack_weights: bool = True  # copy weights into the CPU backend's fastest layout
     kernels: str = "auto"  # what a CUDA device runs: auto | cuda | torch, as mii_kernels.ops.use_kernels says
     random_weights: bool = False  # weights drawn at random: only config and tokenizer are read

@@ -52,6 +52,7 @@ class ServerArgs:
     kv_blocks: int | None = option(None, "KV blocks of 64 tokens; overrides the fraction", least=1)
     prefix_cache: bool = option(True, "reuse KV blocks of equal prompt prefixes")
     overlap: bool | None = option(None, "schedule a step ahead; default: by device")
+    cuda_graphs: bool = option(True, "replay decode steps from CUDA graphs, where our kernels run")
     prepack_weights: bool = option(True, "copy weights into the layout that the CPU multiplies fastest")
     kernels: str = option(
         "auto",

@@ -129,13 +129,19 @@ def _prefill(
     )
 
 
+def serves(k_cache: Tensor) -> bool:
+    """Whether the kernels run over a cache like this."""
+    block_size, head_dim = k_cache.shape[2:]
+    return (
+        k_cache.dtype in (torch.bfloat16, torch.float16) and head_dim in HEAD_DIMS and block_size == BLOCK_SIZE
+    )
+
+
 def _served(query: Tensor, k_cache: Tensor, v_cache: Tensor, batch: RaggedBatch, scale: float) -> bool:
     head_dim = query.shape[2]
     return (
-        query.dtype == k_cache.dtype == v_cache.dtype
-        and query.dtype in (torch.bfloat16, torch.float16)
-        and head_dim in HEAD_DIMS
-        and k_cache.shape[2] == BLOCK_SIZE
+        serves(k_cache)
+        and query.dtype == k_cache.dtype == v_cache.dtype
         and k_cache.is_contiguous()
         and v_cache.is_contiguous()
         and (k_cache.data_ptr() | v_cache.data_ptr()) % 16 == 0

@@ -20,9 +20,18 @@ from mii_kernels.batch import RaggedBatch
 Int32 = np.ndarray[Any, np.dtype[np.int32]]
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A place on the device that steps of decodes alone are padded to, so that a captured graph fits them."""
+
+    decodes: int  # the step's own, and then padding: decodes of one token that nobody reads
+    width: int  # blocks in each table
+    buffer: Tensor  # int32, where the packed step goes
+
+
 @dataclass(slots=True)
 class DeviceBatch:
-    """One step's metadata on the device."""
+    """One step's metadata on the device. What is sampled comes after the padding, and has none."""
 
     token_ids: Tensor  # [tokens] int32; those of the decodes are filled in from the device's last tokens
     ragged: RaggedBatch
@@ -41,21 +50,20 @@ class Shape:
     contexts: list[int]  # KV length of each sequence, this step included
     samples: list[bool]  # whether the sequence gets a token
     decodes: int
+    width: int  # blocks in each table
 
     @classmethod
-    def of(cls, batch: ScheduledBatch, sequences: list[Sequence]) -> "Shape":
+    def of(cls, batch: ScheduledBatch, sequences: list[Sequence], frame: Frame | None) -> "Shape":
         decodes = len(batch.decodes)
+        padding = frame.decodes - decodes if frame else 0
+        contexts = [sequence.num_computed for sequence in sequences]
         return cls(
-            lengths=[1] * decodes + [chunk.length for chunk in batch.chunks],
-            contexts=[sequence.num_computed for sequence in sequences],
-            samples=[True] * decodes + [chunk.samples for chunk in batch.chunks],
-            decodes=decodes,
+            lengths=[1] * (decodes + padding) + [chunk.length for chunk in batch.chunks],
+            contexts=contexts + [1] * padding,
+            samples=[True] * decodes + [False] * padding + [chunk.samples for chunk in batch.chunks],
+            decodes=decodes + padding,
+            width=frame.width if frame else blocks_for(max(contexts)),
         )
-
-    @property
-    def width(self) -> int:
-        """Blocks in the widest table."""
-        return blocks_for(max(self.contexts))
 
     def layout(self) -> dict[str, slice]:
         """Where each field lies in the packed buffer."""
@@ -80,27 +88,38 @@ class Shape:
 
 
 class BatchBuilder:
-    """Owns the host arrays by row and the staging buffers."""
+    """Owns the host arrays by row and the staging buffers. Row `max_running` is the padding's."""
 
     def __init__(
-        self, *, max_running: int, max_model_len: int, token_budget: int, device: torch.device
+        self,
+        *,
+        max_running: int,
+        max_model_len: int,
+        token_budget: int,
+        device: torch.device,
+        spare_block: int = 0,
     ) -> None:
+        """`spare_block`: no sequence's, where the padding's K and V go."""
         self.sampling = SamplingTable(max_running)
+        self.max_blocks = blocks_for(max_model_len)  # of a sequence
+        self.max_running = max_running
         self._device = device
-        self._tables: Int32 = np.zeros((max_running, blocks_for(max_model_len)), dtype=np.int32)
-        words = 3 * token_budget + max_running * (6 + self._tables.shape[1] + SamplingTable.WIDTH) + 1
+        self._tables: Int32 = np.zeros((max_running + 1, self.max_blocks), dtype=np.int32)
+        self._tables[max_running] = spare_block
+        tokens = max(token_budget, max_running)
+        self.words = 3 * tokens + max_running * (6 + self.max_blocks + SamplingTable.WIDTH) + 1  # at most
         pinned = device.type == "cuda"
         # A copy may still be reading one buffer while the next step is packed into the other.
-        self._staging = [torch.empty(words, dtype=torch.int32, pin_memory=pinned) for _ in range(2)]
+        self._staging = [torch.empty(self.words, dtype=torch.int32, pin_memory=pinned) for _ in range(2)]
 
-    def build(self, batch: ScheduledBatch) -> DeviceBatch:
-        """Packs the batch and queues its copy to the device."""
+    def build(self, batch: ScheduledBatch, frame: Frame | None = None) -> DeviceBatch:
+        """Packs the batch and queues its copy to the device, into the frame if there is one."""
         for sequence in batch.admitted:
             assert sequence.row is not None
             self.sampling.open(sequence.row, sequence.sampling, sequence.num_prompt)
         sequences = batch.decodes + [chunk.sequence for chunk in batch.chunks]
-        rows = self._sync_tables(sequences)
-        shape = Shape.of(batch, sequences)
+        shape = Shape.of(batch, sequences, frame)
+        rows = self._sync_tables(sequences, len(shape.lengths))
         layout = shape.layout()
         self._staging.reverse()
         staging = self._staging[0]
@@ -108,16 +127,23 @@ class BatchBuilder:
         host = {name: packed[place] for name, place in layout.items()}
         self._write_tokens(host, batch, shape, rows)
         plan = self._write_sampling(host, shape, rows)
-        return _read(self._cross(staging[: layout["sampling"].stop]), layout, shape, plan)
+        return _read(self._cross(staging[: layout["sampling"].stop], frame), layout, shape, plan)
 
-    def _sync_tables(self, sequences: list[Sequence]) -> Int32:
-        """Copies what grew since the last step into the table rows; returns the rows."""
+    def padding(self, frame: Frame) -> DeviceBatch:
+        """A step of nothing else, in the frame."""
+        return self.build(ScheduledBatch(), frame)
+
+    def _sync_tables(self, sequences: list[Sequence], count: int) -> Int32:
+        """Copies what grew since the last step into the table rows; returns the rows, and the padding's up to
+        `count`."""
         for sequence in sequences:
             known, now = sequence.synced_blocks, len(sequence.block_table)
             if known != now:
                 self._tables[sequence.row, known:now] = sequence.block_table[known:]
                 sequence.synced_blocks = now
-        return np.fromiter((s.row for s in sequences), np.int32, len(sequences))
+        rows = np.full(count, self.max_running, np.int32)
+        rows[: len(sequences)] = [sequence.row for sequence in sequences]
+        return rows
 
     def _write_tokens(self, host: dict[str, Int32], batch: ScheduledBatch, shape: Shape, rows: Int32) -> None:
         """Tokens, their positions and slots, and the bounds of the sequences."""
@@ -147,7 +173,9 @@ class BatchBuilder:
         self.sampling.pack(sample_rows, positions, host["sampling"].reshape(-1, SamplingTable.WIDTH))
         return self.sampling.plan(sample_rows, positions)
 
-    def _cross(self, staged: Tensor) -> Tensor:
+    def _cross(self, staged: Tensor, frame: Frame | None) -> Tensor:
+        if frame is not None:
+            return frame.buffer[: len(staged)].copy_(staged, non_blocking=True)
         return staged if self._device.type == "cpu" else staged.to(self._device, non_blocking=True)
 
 

@@ -57,6 +57,7 @@ class Engine:
             max_running=config.max_running,
             max_model_len=length,
             token_budget=budget,
+            cuda_graphs=config.cuda_graphs,
         )
         self._stats = EngineStats()
         self._pending: LaunchedStep | None = None

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from mii.config import BLOCK_SIZE
 from mii.core import TokenLogprob
-from mii.engine.batch import BatchBuilder
+from mii.engine.batch import BatchBuilder, DeviceBatch
+from mii.engine.cuda_graph import DecodeGraphs, can_capture
 from mii.engine.loading import LoadedModel
 from mii.engine.prompt_logprobs import PromptLogprobs, score_chunks
 from mii.engine.sampler import Sampled, Sampler
@@ -51,20 +52,32 @@ class ModelRunner:
     """Owns what lives on the device: weights, KV cache, and the last token of every row."""
 
     def __init__(
-        self, model: LoadedModel, *, kv_blocks: int, max_running: int, max_model_len: int, token_budget: int
+        self,
+        model: LoadedModel,
+        *,
+        kv_blocks: int,
+        max_running: int,
+        max_model_len: int,
+        token_budget: int,
+        cuda_graphs: bool = True,
     ) -> None:
+        """`cuda_graphs`: replay decodes from graphs, where the device and the model allow it."""
         self.decoder: Decoder = model.decoder
         self.device = model.device
-        self.cache = _allocate_cache(model.description, kv_blocks, model.dtype, model.device)
+        self.cache = _allocate_cache(model.description, kv_blocks + 1, model.dtype, model.device)
         self.builder = BatchBuilder(
             max_running=max_running,
             max_model_len=max_model_len,
             token_budget=token_budget,
             device=model.device,
+            spare_block=kv_blocks,
         )
         self.sampler = Sampler(model.description.vocab_size, max_running, model.device)
         # What a row sampled last feeds its next step without a detour over the host.
-        self._last_tokens = torch.zeros(max_running, dtype=torch.int32, device=model.device)
+        self._last_tokens = torch.zeros(max_running + 1, dtype=torch.int32, device=model.device)
+        self._graphs: DecodeGraphs | None = None
+        if cuda_graphs and can_capture(self.cache):
+            self._graphs = DecodeGraphs(self.decoder, self.cache, self.builder, self._last_tokens)
 
     @torch.inference_mode()
     def launch(self, batch: ScheduledBatch) -> LaunchedStep:
@@ -72,18 +85,26 @@ class ModelRunner:
         for sequence in batch.admitted:
             assert sequence.row is not None
             self.sampler.open(sequence.row, sequence.sampling, sequence.token_ids, sequence.num_prompt)
-        step = self.builder.build(batch)
-        if step.ragged.num_decodes:
-            step.token_ids[: step.ragged.num_decodes] = self._last_tokens[step.decode_rows]
-        hidden = self.decoder(step.token_ids, step.ragged, self.cache)
-        logits = self.decoder.logits(hidden[step.sample_index])
+        graph = self._graphs.of(batch) if self._graphs is not None else None
+        step = self.builder.build(batch, graph.frame if graph else None)
+        prompt_logprobs: list[PromptLogprobs] = []
+        if graph is not None:
+            logits = graph.replay()[: len(batch.decodes)]
+        else:
+            hidden = self._forward(step)
+            logits = self.decoder.logits(hidden[step.sample_index])
+            prompt_logprobs = score_chunks(self.decoder, hidden, batch)
         tokens = self.sampler(logits, step.sampling, step.plan)
         self._last_tokens[step.sample_rows] = tokens.token_ids.int()
-        prompt_logprobs = score_chunks(self.decoder, hidden, batch)
         done = None
         if self.device.type == "cuda":
             tokens, done = _start_reading(tokens)
         return LaunchedStep(batch.sampled, prompt_logprobs, tokens, done)
+
+    def _forward(self, step: DeviceBatch) -> Tensor:
+        if step.ragged.num_decodes:
+            step.token_ids[: step.ragged.num_decodes] = self._last_tokens[step.decode_rows]
+        return self.decoder(step.token_ids, step.ragged, self.cache)
 
 
 def _allocate_cache(

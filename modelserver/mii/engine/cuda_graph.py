@@ -1,0 +1,100 @@
+"""Steps of decodes alone, captured as CUDA graphs: one launch instead of some hundred.
+
+    batch ─of─> the graph of the next larger size ─frame─> its metadata, padded ─replay─> logits
+
+A graph repeats fixed kernels on fixed addresses, so each has a number of decodes, a buffer for the metadata,
+and splits of attention that do not depend on the contexts' lengths. Sampling is not in it: what that launches
+depends on the requests.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mii.config import BLOCK_SIZE
+from mii.engine.batch import BatchBuilder, DeviceBatch, Frame
+from mii.engine.scheduler import ScheduledBatch
+from mii.models.decoder import Decoder, KVCache
+from mii_kernels import ops
+
+# Attention is split as if all contexts were so long. Shorter ones leave some parts empty, which cost little;
+# longer ones have longer parts.
+ASSUMED_CONTEXT = 4096
+
+
+def can_capture(cache: KVCache) -> bool:
+    """Whether decodes over this cache run without the host looking at their lengths: on our kernels."""
+    keys = cache[0][0]
+    return ops.library(keys.device) is not None and ops.attends_on_device(keys)
+
+
+def sizes(largest: int) -> list[int]:
+    """Numbers of decodes to capture, ascending to `largest`: the padding is at most 7, or a fifth of them."""
+    steps = [1, 2, 4, *range(8, 64, 8), *range(64, 128, 16), *range(128, 256, 32), *range(256, largest, 64)]
+    return [size for size in steps if size < largest] + [largest]
+
+
+@dataclass(frozen=True)
+class DecodeGraph:
+    frame: Frame
+    logits: Tensor  # [decodes, vocab], until the next replay of any graph
+    _graph: torch.cuda.CUDAGraph
+
+    def replay(self) -> Tensor:
+        """Queues the forward of what is in the frame; returns its logits."""
+        self._graph.replay()
+        return self.logits
+
+
+class DecodeGraphs:
+    """Of every size. They share their memory, as only one of them runs at a time."""
+
+    def __init__(
+        self, decoder: Decoder, cache: KVCache, builder: BatchBuilder, last_tokens: Tensor
+    ) -> None:
+        """last_tokens [rows] int32: of each row, on the device."""
+        self._decoder, self._cache, self._builder, self._last_tokens = decoder, cache, builder, last_tokens
+        self._sizes = sizes(builder.max_running)
+        self._buffer = last_tokens.new_zeros(builder.words)
+        self._pool = torch.cuda.graph_pool_handle()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.inference_mode(), torch.cuda.stream(stream):
+            self._forward(self._padding(self._frame(self._sizes[-1])))  # what is set up once, is set up here
+            stream.synchronize()
+            graphs = {size: self._capture(size) for size in reversed(self._sizes)}
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graphs = graphs
+
+    def of(self, batch: ScheduledBatch) -> DecodeGraph | None:
+        """The graph that this batch fits; None if it has prompts."""
+        if batch.chunks:
+            return None
+        return self._graphs[self._sizes[bisect_left(self._sizes, len(batch.decodes))]]
+
+    def _capture(self, size: int) -> DecodeGraph:
+        frame = self._frame(size)
+        step = self._padding(frame)
+        graph = torch.cuda.CUDAGraph()
+        # Errors of this thread only: others may well talk to the device meanwhile.
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
+            logits = self._forward(step)
+        finally:
+            graph.capture_end()
+        return DecodeGraph(frame, logits, graph)
+
+    def _frame(self, size: int) -> Frame:
+        return Frame(size, self._builder.max_blocks, self._buffer)
+
+    def _padding(self, frame: Frame) -> DeviceBatch:
+        step = self._builder.padding(frame)
+        assumed = min(ASSUMED_CONTEXT, frame.width * BLOCK_SIZE)
+        step.ragged.context_lens_host[:] = [assumed] * frame.decodes
+        return step
+
+    def _forward(self, step: DeviceBatch) -> Tensor:
+        hidden = self._decoder(self._last_tokens[step.decode_rows], step.ragged, self._cache)
+        return self._decoder.logits(hidden)
