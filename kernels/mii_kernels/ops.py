@@ -36,8 +36,12 @@ __all__ = [
     "log_probs",
     "moe_experts",
     "moe_gate",
+    "pack_quantised",
     "pack_weight",
     "paged_attention",
+    "quantise",
+    "quantise_weight",
+    "quantised_linear",
     "rms_norm",
     "rope_and_store_kv",
     "sample",
@@ -82,6 +86,33 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [tokens, in], weight [out, in] (plain or from `pack_weight`), bias [out] -> [tokens, out]."""
     _check(x.dim() == 2 and x.shape[1] == weight.shape[1], "linear", x=x, weight=weight)
     return _backend(x).linear(x, weight, bias)
+
+
+def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [rows, n] -> values [rows, n] float8_e4m3fn, scales [rows] float32: x is about values * scales,
+    and the largest magnitude of each row is 448 of its scale. `reference.quantised` says exactly how."""
+    _check(x.dim() == 2 and x.shape[1] > 0, "quantise", x=x)
+    return _backend(x).quantise(x)
+
+
+def quantise_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """`quantise` of a weight [out, in], once, without a wider copy of all of it."""
+    _check(weight.dim() == 2 and weight.shape[1] > 0, "quantise_weight", weight=weight)
+    return reference.quantise_weight(weight)
+
+
+def pack_quantised(values: Tensor) -> Tensor:
+    """Puts a weight's e4m3 values into the layout that `quantised_linear` is fastest with; the plain one works
+    too."""
+    return reference.pack_quantised(values)
+
+
+def quantised_linear(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [tokens, in], quantised here, by a quantised weight [out, in] (plain or packed) with scales [out];
+    bias [out] -> [tokens, out]."""
+    fits = x.dim() == 2 and x.shape[1] == weight.shape[1] and scales.shape == weight.shape[:1]
+    _check(fits, "quantised_linear", x=x, weight=weight, scales=scales)
+    return _backend(x).quantised_linear(x, weight, scales, bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:

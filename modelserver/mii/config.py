@@ -6,6 +6,7 @@ import msgspec
 
 BLOCK_SIZE = 64  # tokens in a KV block: one (block, head) tile is one TMA box on Hopper
 MAX_RUNNING = 256
+QUANTIZATIONS = ("none", "fp8")
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Length = Annotated[int, msgspec.Meta(ge=2)]  # of a prompt and the token that follows it
@@ -37,6 +38,6 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     random_weights: bool = False  # weights drawn at random: only config and tokenizer are read
     tensor_parallel: Count = 1  # ranks: processes that share one model, each on a GPU of its own
     peer_memory: bool = True  # of GPUs, where our kernels run: sum over ranks through each other's memory
-    quantization: str = "none"
+    quantization: str = "none"  # none | fp8: attention and MLP in 8-bit floats, quantised at load
     cpu_threads: Count | None = None  # of the CPU backend, shared by its ranks; None: all cores
     heartbeat_timeout: Seconds = 60.0  # seconds a step may take before the engine counts as stalled

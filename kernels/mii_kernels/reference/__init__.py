@@ -5,6 +5,7 @@ from mii_kernels.reference.attention import paged_attention
 from mii_kernels.reference.linear import can_pack, linear, pack
 from mii_kernels.reference.moe import moe_experts, moe_gate
 from mii_kernels.reference.norms import layer_norm, rms_norm
+from mii_kernels.reference.quantised import pack_quantised, quantise, quantise_weight, quantised_linear
 from mii_kernels.reference.rotary import rope_and_store_kv
 from mii_kernels.reference.sampling import (
     add_bias,
@@ -29,7 +30,11 @@ __all__ = [
     "moe_experts",
     "moe_gate",
     "pack",
+    "pack_quantised",
     "paged_attention",
+    "quantise",
+    "quantise_weight",
+    "quantised_linear",
     "rms_norm",
     "rope_and_store_kv",
     "sample",

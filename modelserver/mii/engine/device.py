@@ -9,6 +9,7 @@ from mii.models.shard import Shard
 from mii_kernels import ops
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_FP8_SINCE = (8, 9)  # Ada; Hopper is 9.0
 _NO_DEVICE = "device {!r} is none of auto, cpu, cuda, cuda:N"
 
 
@@ -56,6 +57,17 @@ def choose_kernels(name: str, device: torch.device) -> None:
         ops.use_kernels(name, device.index or 0)
     except ops.KernelError as error:
         raise ModelLoadError(str(error)) from error
+
+
+def refuse_without_fp8(device: torch.device) -> None:
+    """Raises ModelLoadError on a GPU that cannot multiply 8-bit floats; a CPU computes what they give."""
+    if device.type == "cuda" and (capability := torch.cuda.get_device_capability(device)) < _FP8_SINCE:
+        raise ModelLoadError(
+            "quantization 'fp8' needs a GPU of compute capability {}.{} or newer, and {} has {}.{}: use "
+            "quantization 'none', or another GPU".format(
+                *_FP8_SINCE, torch.cuda.get_device_name(device), *capability
+            )
+        )
 
 
 def limit_threads(config: EngineConfig, device: torch.device) -> None:

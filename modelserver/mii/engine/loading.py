@@ -7,8 +7,16 @@ from pathlib import Path
 
 import torch
 
-from mii.config import EngineConfig
-from mii.engine.device import DTYPES, choose_device, choose_dtype, choose_kernels, limit_threads, make_current
+from mii.config import QUANTIZATIONS, EngineConfig
+from mii.engine.device import (
+    DTYPES,
+    choose_device,
+    choose_dtype,
+    choose_kernels,
+    limit_threads,
+    make_current,
+    refuse_without_fp8,
+)
 from mii.engine.tensor_parallel import Communicator
 from mii.errors import ModelLoadError
 from mii.models.builder import Builder
@@ -59,6 +67,11 @@ def find_model(config: EngineConfig) -> FoundModel:
     model_config = load_config(snapshot)
     description, names = describe(model_config)
     refuse_indivisible(description, config.tensor_parallel)
+    if description.experts and config.quantization != "none":
+        raise ModelLoadError(
+            f"{config.model}: quantization {config.quantization!r} is not served for models with experts, "
+            f"and this {description.family} has {description.experts.count}: use quantization 'none'"
+        )
     stored = model_config.get("torch_dtype") or model_config.get("dtype")
     return FoundModel(snapshot, description, names, stored)
 
@@ -70,6 +83,8 @@ def load_model(config: EngineConfig, found: FoundModel, ranks: Communicator | No
     shard = ranks.shard if ranks else Shard()
     device = ranks.device if ranks else choose_device(config.device)
     make_current(device)
+    if config.quantization == "fp8":
+        refuse_without_fp8(device)
     choose_kernels(config.kernels, device)
     limit_threads(config, device)
     dtype = choose_dtype(config.dtype, device, found.stored_dtype)
@@ -82,6 +97,7 @@ def load_model(config: EngineConfig, found: FoundModel, ranks: Communicator | No
             max_model_len=config.max_model_len or found.description.max_position,
             device=device,
             pack=config.prepack_weights,
+            quantise=config.quantization == "fp8",
             shard=shard,
             collectives=ranks,
         ).build()
@@ -98,13 +114,15 @@ def load_model(config: EngineConfig, found: FoundModel, ranks: Communicator | No
                     checkpoint, dtype=dtype, device=device, ignore=found.names.ignore, on_bytes=on_bytes
                 )
             )
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # of what has been quantised: the KV cache takes what is free
     local = shard.local(found.description)
     return LoadedModel(decoder, local, found.snapshot, device, dtype, time.monotonic() - begun)
 
 
 def _refuse_unserved(config: EngineConfig) -> None:
-    if config.quantization != "none":
-        raise ModelLoadError(f"quantization {config.quantization!r} is none of: none")
+    if config.quantization not in QUANTIZATIONS:
+        raise ModelLoadError(f"quantization {config.quantization!r} is none of {', '.join(QUANTIZATIONS)}")
     if config.kernels not in KERNELS:
         raise ModelLoadError(f"kernels {config.kernels!r} is none of {', '.join(KERNELS)}")
     if config.dtype not in ("auto", *DTYPES):

@@ -15,3 +15,16 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         return ops.linear(x, self.weight, self.bias)
+
+
+class QuantisedLinear(Linear):
+    """The same in 8-bit floats: the weight by output channels, once; x by tokens, at each call."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, pack: bool = True) -> None:
+        """weight [out, in] and bias [out], not quantised."""
+        values, self.scales = ops.quantise_weight(weight)
+        self.weight = ops.pack_quantised(values) if pack else values
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return ops.quantised_linear(x, self.weight, self.scales, self.bias)

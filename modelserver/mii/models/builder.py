@@ -31,17 +31,20 @@ class Builder:
         max_model_len: int,
         device: torch.device,
         pack: bool = True,
+        quantise: bool = False,
         shard: Shard | None = None,
         collectives: Collectives | None = None,
     ) -> None:
         """`pack`: put weights into the backend's fastest layout, at the cost of a second tied embedding.
-        `shard` of several ranks comes with their `collectives`."""
+        `quantise`: to 8-bit floats, the matrices of attention and MLP; not for experts. `shard` of several
+        ranks comes with their `collectives`."""
         self.it = description
         self.names = names
         self.weights = weights
         self.shard = shard or Shard()
         self.collectives = collectives
         self.linears = Linears(weights, self.shard, pack=pack)
+        self.inner = Linears(weights, self.shard, pack=pack, quantise=quantise)  # of attention and MLP
         self.cos_sin: Tensor | None = None
         if description.rotary is not None:
             table = cos_sin_table(description.rotary, max_model_len, description.original_max_position)
@@ -116,7 +119,7 @@ class Builder:
         width = it.heads * it.head_dim
         return Attention(
             self._qkv(prefix),
-            self.linears.row_parallel(prefix + names.out, width, it.hidden, columns, bias=it.out_bias),
+            self.inner.row_parallel(prefix + names.out, width, it.hidden, columns, bias=it.out_bias),
             num_heads=mine.heads,
             num_kv_heads=mine.kv_heads,
             head_dim=it.head_dim,
@@ -143,7 +146,7 @@ class Builder:
                     (names.value, keys),
                 )
             ]
-        return self.linears.column_parallel(parts, it.hidden, bias=it.qkv_bias)
+        return self.inner.column_parallel(parts, it.hidden, bias=it.qkv_bias)
 
     def _mlp(self, prefix: str) -> MLP:
         it, names = self.it, self.names
@@ -168,10 +171,10 @@ class Builder:
             parts = [Part(prefix + fused, 2 * width, [span, shifted(span, width)])]
         else:
             parts = [Part(prefix + name, width, [span]) for name in up]
-        return self.linears.column_parallel(parts, self.it.hidden, bias=bias)
+        return self.inner.column_parallel(parts, self.it.hidden, bias=bias)
 
     def _down(self, name: str, width: int, *, bias: bool = False) -> Linear:
-        return self.linears.row_parallel(name, width, self.it.hidden, self.shard.span(width), bias=bias)
+        return self.inner.row_parallel(name, width, self.it.hidden, self.shard.span(width), bias=bias)
 
     def _moe(self, prefix: str, experts: Experts) -> MoE:
         """Every rank has a part of every expert, so that all are equally busy."""

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mii.layers.linear import Linear
+from mii.layers.linear import Linear, QuantisedLinear
 from mii.models.shard import Shard, Span
 from mii_kernels.ops import ExpertWeights
 
@@ -42,11 +42,13 @@ class Part:
 
 
 class Linears:
-    def __init__(self, weights: Weights, shard: Shard, *, pack: bool) -> None:
-        """`pack`: put weights into the backend's fastest layout."""
+    def __init__(self, weights: Weights, shard: Shard, *, pack: bool, quantise: bool = False) -> None:
+        """`pack`: put weights into the backend's fastest layout. `quantise`: to 8-bit floats, each matrix
+        before the next is read. Each rank has its own scales, of the columns that are its own too."""
         self.weights = weights
         self.shard = shard
         self.pack = pack
+        self.kind = QuantisedLinear if quantise else Linear
 
     def replicated(self, name: str, inputs: int, outputs: int, *, bias: bool) -> Linear:
         return self.column_parallel([Part(name, outputs, ())], inputs, bias=bias)
@@ -65,7 +67,7 @@ class Linears:
         return self.of(weight, added if self.shard.rank == 0 else None)
 
     def of(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        return Linear(weight, bias, pack=self.pack)
+        return self.kind(weight, bias, pack=self.pack)
 
 
 def of_experts(weights: Iterator[Tensor], count: int) -> ExpertWeights:
