@@ -102,8 +102,8 @@ def quantise_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pack_quantised(values: Tensor) -> Tensor:
-    """Puts a weight's e4m3 values into the layout that `quantised_linear` is fastest with; the plain one works
-    too."""
+    """Puts a weight's e4m3 values into the layout that `quantised_linear` is fastest with; the plain one
+    works too."""
     return reference.pack_quantised(values)
 
 

@@ -20,7 +20,7 @@ from mii.layers.linear import QuantisedLinear
 from .conftest import Truth
 from .test_families import CONFIGS, PROMPTS
 
-GREEDY = SamplingParams(max_tokens=12, temperature=0.0)
+GREEDY = SamplingParams(max_tokens=24, temperature=0.0)
 FAMILIES = ["llama", "llama-biases", "mistral-window", "qwen2", "qwen3", "phi", "phi3", "falcon-40b", "opt"]
 KEPT = re.compile("lm_head|embed_out|project_(in|out)")
 ROW_PARALLEL = re.compile(r"o_proj|down_proj")
@@ -55,29 +55,54 @@ def quantised_truth(directory: Path, ranks: int = 1) -> Truth:
     return truth
 
 
+def shortfalls(truth: Truth, tokens: list[list[int]]) -> Tensor:
+    """How far the logit of each token that followed PROMPTS is below the best one, in standard deviations.
+
+    Both compute the same but for float32's last bits. Where those decide how an activation is rounded, what
+    comes after differs by hundredths, and a token that was as good as another one may take its place.
+    """
+    found = []
+    for prompt, output in zip(PROMPTS, tokens, strict=True):
+        with torch.inference_mode():
+            logits = truth.model(torch.tensor([prompt + output])).logits[0, len(prompt) - 1 : -1]
+        chosen = logits.gather(1, torch.tensor(output)[:, None]).squeeze(1)
+        found.append((logits.amax(1) - chosen) / logits.std(1))
+    return torch.cat(found)
+
+
+def assert_follows(truth: Truth, tokens: list[list[int]]) -> None:
+    """Every token is the best, but for one or two that are as good."""
+    behind = shortfalls(truth, tokens)
+    assert (behind > 0).sum() <= 2
+    assert behind.max() < 0.1
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_tokens_equal_quantised_transformers(
-    family: str, tiny_model: Callable[..., Path], truth: Any, make_engine: Any, run: Any
+def test_greedy_tokens_are_those_of_quantised_transformers(
+    family: str, tiny_model: Callable[..., Path], make_engine: Any, run: Any
 ) -> None:
     directory = tiny_model(CONFIGS[family]())
-    engine = make_engine(directory, token_budget=96, kv_blocks=32, quantization="fp8")
-    ran = run(engine, [(prompt, GREEDY) for prompt in PROMPTS])
-    expected = quantised_truth(directory)
-    assert [got.token_ids for got in ran] == [expected(prompt, GREEDY.max_tokens) for prompt in PROMPTS]
-    exact = truth(directory)  # which another test shows the unquantised engine to equal
-    assert [got.token_ids for got in ran] != [exact(prompt, GREEDY.max_tokens) for prompt in PROMPTS]
+    tokens = {}
+    for quantization in ("none", "fp8"):
+        engine = make_engine(directory, token_budget=96, kv_blocks=32, quantization=quantization)
+        tokens[quantization] = [
+            got.token_ids for got in run(engine, [(prompt, GREEDY) for prompt in PROMPTS])
+        ]
+    truth = quantised_truth(directory)
+    assert_follows(truth, tokens["fp8"])
+    assert (shortfalls(truth, tokens["none"]) > 0.1).any()
 
 
 def test_each_rank_quantises_its_part(tiny_model: Callable[..., Path], in_ranks: Any, run: Any) -> None:
     """Of a row-parallel matrix each rank has scales of its own, for its columns and for its part of x."""
     directory = tiny_model(CONFIGS["llama"]())
-    expected = quantised_truth(directory, ranks=2)
 
     def work(engine: Engine) -> list[list[int]]:
         return [got.token_ids for got in run(engine, [(prompt, GREEDY) for prompt in PROMPTS])]
 
-    for tokens in in_ranks(2, directory, work, token_budget=96, kv_blocks=32, quantization="fp8"):
-        assert tokens == [expected(prompt, GREEDY.max_tokens) for prompt in PROMPTS]
+    first, second = in_ranks(2, directory, work, token_budget=96, kv_blocks=32, quantization="fp8")
+    assert first == second
+    assert_follows(quantised_truth(directory, ranks=2), first)
 
 
 def test_packed_or_not_the_tokens_are_the_same(
