@@ -25,7 +25,7 @@ GpuMap = Literal["auto"] | Gpu | list[Gpu] | list[list[Gpu]]
 _ONLY_DEFAULT: dict[str, tuple[Any, str]] = {
     "quantization_mode": (
         None,
-        "quantisation is not supported; leave it out to serve the weights as they are",
+        "its modes are not supported; 8-bit floats are inference_engine_config={'quantization': 'fp8'}",
     ),
     "replica_configs": ([], "replicas are described by replica_num and device_map"),
     "deployment_type": (

@@ -62,7 +62,9 @@ class ServerArgs:
     random_weights: bool = option(False, "random weights (benchmarks): only config and tokenizer are read")
     tensor_parallel: int = option(1, "GPUs that share one model; on a CPU, processes", least=1)
     peer_memory: bool = option(True, "sum over GPUs through each other's memory where they can, else by NCCL")
-    quantization: str = option("none", "weights at load", choices=("none",))
+    quantization: str = option(
+        "none", "fp8: attention and MLP in 8-bit floats, quantised at load", choices=("none", "fp8")
+    )
     cpu_threads: int | None = option(
         None, "threads of the CPU backend, all ranks together; default: all cores", least=1
     )

@@ -51,7 +51,7 @@ class Engine(Strict):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: ModelLength = "auto"  # tokens of prompt and output together
     kv_memory_fraction: Fraction = 0.9  # of the GPU memory that is free after loading
-    quantization: Literal["none"] = "none"
+    quantization: Literal["none", "fp8"] = "none"  # of attention and MLP, at load
     token_budget: TokenBudget = "auto"  # tokens per forward
     args: Annotated[
         tuple[Annotated[str, Field(max_length=1024)], ...], Field(strict=False, max_length=64)

@@ -58,7 +58,8 @@ def plan(deployment: MIIDeployment, facts: Facts) -> Plan:
 
 def choose(spec: Spec, facts: Facts) -> Choice:
     """The width for these facts. Raises PlanRefused."""
-    model = facts.model.cast(spec.engine.dtype) if facts.model else None
+    engine = spec.engine
+    model = facts.model.cast(engine.dtype).quantised(engine.quantization) if facts.model else None
     choice = sizing.choose(model, facts.gpu, request(spec))
     if isinstance(choice, sizing.Refusal):
         raise PlanRefused(choice.reason, choice.message)

@@ -63,6 +63,17 @@ def test_the_command_lines_parse(deployment, facts):
     )
 
 
+def test_quantisation_halves_the_gpus(deployment, facts):
+    """A GPU of 16 GiB holds Mistral-7B in 8 bits, not in 16."""
+    small = GpuFacts(memory_bytes=16 * GIB, per_node=4)
+    for quantization, gpus in (("none", 2), ("fp8", 1)):
+        made = plan(
+            deployment(engine={"quantization": quantization}), dataclasses.replace(facts(), gpu=small)
+        )
+        assert parse(ServerArgs, made.server["args"]).quantization == quantization
+        assert made.choice.gpus == gpus
+
+
 def test_gpus_become_width_and_devices(deployment, facts):
     made = plan(deployment(gpus=2), facts())
     assert "--tensor-parallel=2" in made.server["args"]

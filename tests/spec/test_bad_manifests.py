@@ -49,7 +49,7 @@ BAD_SPECS = [
     ({"accelerator": {"product": "H100 80GB"}}, "spec.accelerator.product", "label value"),
     ({"accelerator": []}, "spec.accelerator", "an object"),
     ({"engine": {"dtype": "int8"}}, "spec.engine.dtype", "'bfloat16'"),
-    ({"engine": {"quantization": "fp4"}}, "spec.engine.quantization", "'none'"),
+    ({"engine": {"quantization": "fp4"}}, "spec.engine.quantization", "'none' or 'fp8'"),
     ({"engine": {"maxModelLen": 0}}, "spec.engine.maxModelLen", "auto or an integer"),
     ({"engine": {"maxModelLen": 1}}, "spec.engine.maxModelLen", "from 2 to"),
     ({"engine": {"tokenBudget": "big"}}, "spec.engine.tokenBudget", "auto or an integer"),

@@ -116,6 +116,41 @@ def test_a_config_that_lacks_something(config, words):
     assert words in str(caught.value)
 
 
+MISTRAL = {
+    "model_type": "mistral",
+    "hidden_size": 4096,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": 32,
+    "vocab_size": 32768,
+    "torch_dtype": "bfloat16",
+}
+
+
+def test_fp8_halves_what_is_neither_embedding_nor_head():
+    facts = from_config(MISTRAL, 14_496_047_104)
+    linear = 32 * (4096 * (6144 + 4096) + 3 * 4096 * 14336)
+    assert facts.embedding_bytes == 2 * 2 * 32768 * 4096
+    quantised = facts.quantised("fp8")
+    assert quantised.parameter_bytes == pytest.approx(
+        facts.embedding_bytes + linear * (1 + 4 / 4096), rel=1e-3
+    )
+    assert quantised.dtype_bytes == 2
+    assert facts.cast("float32").quantised("fp8").parameter_bytes == pytest.approx(
+        quantised.parameter_bytes + facts.embedding_bytes, rel=1e-6
+    )
+    assert facts.quantised("none") == facts
+
+
+@pytest.mark.parametrize(
+    ("config", "matrices"),
+    [({"tie_word_embeddings": True}, 1), ({"model_type": "opt"}, 1), ({"vocab_size": None}, 0), ({}, 2)],
+)
+def test_a_tied_head_is_no_second_matrix(config, matrices):
+    facts = from_config(MISTRAL | config, 14_496_047_104)
+    assert facts.embedding_bytes == matrices * 2 * 32768 * 4096
+
+
 def test_an_unchanged_dtype_changes_nothing():
     sizes = {"heads": 1, "kv_heads": 1, "layers": 1, "head_dim": 64, "hidden": 64, "max_position": 1}
     facts = ModelFacts(**sizes, parameter_bytes=101, dtype_bytes=2)
