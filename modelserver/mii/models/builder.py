@@ -38,6 +38,7 @@ class Builder:
         """`pack`: put weights into the backend's fastest layout, at the cost of a second tied embedding.
         `quantise`: to 8-bit floats, the matrices of attention and MLP; not for experts. `shard` of several
         ranks comes with their `collectives`."""
+        assert not (quantise and description.experts), "experts are multiplied in the model's dtype only"
         self.it = description
         self.names = names
         self.weights = weights
