@@ -6,7 +6,7 @@ Prints one JSON object a line. First the roofline, measured here: a large copy a
 each case and each of `cuda` (our kernels) and `torch` (the references): the median time of a call, from
 replays of a CUDA graph (or calls, of a reference that waits for the device) that go around among input sets
 larger together than the L2 cache; the bandwidth, counting every input and output once; its share of the
-copy's; for attention, `linear` and experts the same of arithmetic and the product; and the error against
+copy's; for attention, the linears and experts the same of arithmetic and the product; and the error against
 float64, ‖out - exact‖ / ‖exact‖, or for tokens the share that differs from the reference's. Needs a CUDA
 device: exit code 2 without one.
 """
@@ -16,6 +16,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch import Tensor
 from kernel_cases import Case, Inputs, Sizes, cases
 from mii.bench.hardware import hardware
 from mii_kernels import _lib, cuda, reference
+from quantised_cases import quantised_cases
 from tensor_core_cases import tensor_core_cases
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -51,7 +53,8 @@ def main() -> int:
     context = {"bench": "kernels", "hardware": hardware(), "torch": torch.__version__, "dtype": options.dtype}
     roofline = measure_roofline(device, dtype)
     print(json.dumps(context | {"op": "roofline", **roofline}), flush=True)
-    for case in cases(Sizes(), dtype) + tensor_core_cases(Sizes(), dtype):
+    made = [make(Sizes(), dtype) for make in (cases, tensor_core_cases, quantised_cases)]
+    for case in chain(*made):
         if options.op and case.op not in options.op.split(","):
             continue
         for name, ops in backends.items():

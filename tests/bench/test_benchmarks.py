@@ -94,3 +94,19 @@ def test_offline_runs_a_closed_loop_of_a_shape(tmp_path: Path, sampling: str) ->
     assert 0 < line["ttft_p50"] < line["latency_p50"]
     [saved] = tmp_path.glob("*-offline.jsonl")
     assert json.loads(saved.read_text()) == line
+
+
+@pytest.mark.slow
+def test_quantization_compares_a_shape_with_itself(tmp_path: Path) -> None:
+    lengths = ["--windows", "2", "--window", "9", "--new-tokens", "2", "--kv-blocks", "8"]
+    done = run(
+        "quantization.py", "--shape", "smollm2-135m", "--device", "cpu", *lengths, "--save", str(tmp_path)
+    )
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout)
+    assert (line["quantization"], line["windows"], line["tokens"]) == ("fp8", 2, 16)
+    assert 0 < line["logprob_difference"] < 1
+    assert line["perplexity"]["fp8"] == pytest.approx(line["perplexity"]["none"], rel=0.3)
+    assert 0 <= line["same_greedy"] <= 1
+    [saved] = tmp_path.glob("*-quantization.jsonl")
+    assert json.loads(saved.read_text()) == line

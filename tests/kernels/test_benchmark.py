@@ -67,6 +67,19 @@ def test_tensor_core_cases_know_what_is_right(
             assert bench.error(case, ops, kernels.device) < 1e-2, (case.op, case.shape)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_quantised_cases_know_what_is_right(
+    bench: ModuleType, kernels: Kernels, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["quantised_cases"], "TOKENS", (1, 70))
+    sizes = bench.Sizes(tokens=(3,), hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=96)
+    found = bench.quantised_cases(sizes, dtype)
+    assert {case.op for case in found} == {"quantise", "quantised_linear"}
+    for case in found:
+        for ops in (kernels.run, reference):
+            assert bench.error(case, ops, kernels.device) < 1e-2, (case.op, case.shape)
+
+
 def test_a_wrong_kernel_has_an_error(bench: ModuleType) -> None:
     case = next(case for case in small(bench, torch.float32) if case.op == "activate")
 

@@ -1,6 +1,6 @@
 // Rows of n elements as 8-bit floats (e4m3), each row with its scale.
 //
-//   scales [rows]    = max |x| of the row / 448, the largest magnitude of e4m3; at least FLT_MIN, for rows of zeros
+//   scales [rows]    = max |x| of the row * 1/448 (448 is e4m3's largest); at least FLT_MIN, for rows of zeros
 //   values [rows, n] = x [rows, n] / scale, rounded to nearest even
 //
 // An infinity makes the scale infinite, and itself NaN, as any NaN becomes: then so do the products of its row.
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(QUANTISE_MAX_THREADS)
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) largest = MagnitudeMax{}(largest, to_float(vector.at[i]));
     });
-    float scale = fmaxf(row_reduce(largest, MagnitudeMax{}, scratch) / E4M3_LARGEST, FLT_MIN);
+    float scale = fmaxf(row_reduce(largest, MagnitudeMax{}, scratch) * (1.0f / E4M3_LARGEST), FLT_MIN);
     if (!active) return;
     if (threadIdx.x == 0) scales[row] = scale;
     each([&](int64_t column, const Vector<T, WIDTH> &vector) {

@@ -1,6 +1,6 @@
 """Products of 8-bit floats (e4m3: 4 exponent bits, 3 of mantissa), each row with a scale of its own.
 
-    scale of a row   its largest magnitude / 448, the largest that e4m3 has
+    scale of a row   its largest magnitude * 1/448 in float32; 448 is the largest that e4m3 has
     value            x / scale, rounded to e4m3, nearest even
     product          sum over k of x's values times the weight's, in float32, times both rows' scales
 
@@ -23,7 +23,7 @@ _MULTIPLE = 16  # what cuBLASLt wants the sizes of a weight to be multiples of
 def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
     """x [rows, n] -> values [rows, n] float8_e4m3fn, scales [rows] float32."""
     wide = x.float()
-    scales = (wide.abs().amax(dim=1) / LARGEST).clamp_min(_SMALLEST_SCALE)
+    scales = (wide.abs().amax(dim=1) * (1 / LARGEST)).clamp_min(_SMALLEST_SCALE)
     return (wide / scales[:, None]).to(E4M3), scales
 
 
