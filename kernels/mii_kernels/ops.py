@@ -72,7 +72,7 @@ def library(device: torch.device) -> Library | None:
 
 
 def attends_on_device(k_cache: Tensor) -> bool:
-    """Whether attention of decodes over this cache is a fixed sequence of kernels, whatever the contexts: where
+    """Whether attention of decodes over this cache is the same kernels whatever the contexts' lengths, so that
     a CUDA graph can hold it."""
     return _library is not None and k_cache.is_cuda and cuda.attention.serves(k_cache)
 

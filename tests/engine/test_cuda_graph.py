@@ -1,5 +1,6 @@
 """Decodes padded to a frame, as a CUDA graph replays them; and on a GPU the graphs themselves."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def test_sizes_reach_the_largest_with_little_padding(largest: int) -> None:
     found = sizes(largest)
     assert found == sorted(set(found))
     assert found[-1] == largest
-    assert all(b - a - 1 <= max(7, b / 5) for a, b in zip(found, found[1:], strict=False))
+    assert all(b - a - 1 <= max(7, b / 5) for a, b in itertools.pairwise(found))
 
 
 def test_padding_changes_nothing(tiny_model: Callable[..., Path], make_engine: Any) -> None:

@@ -133,7 +133,9 @@ def serves(k_cache: Tensor) -> bool:
     """Whether the kernels run over a cache like this."""
     block_size, head_dim = k_cache.shape[2:]
     return (
-        k_cache.dtype in (torch.bfloat16, torch.float16) and head_dim in HEAD_DIMS and block_size == BLOCK_SIZE
+        k_cache.dtype in (torch.bfloat16, torch.float16)
+        and head_dim in HEAD_DIMS
+        and block_size == BLOCK_SIZE
     )
 
 

@@ -141,9 +141,8 @@ class BatchBuilder:
             if known != now:
                 self._tables[sequence.row, known:now] = sequence.block_table[known:]
                 sequence.synced_blocks = now
-        rows = np.full(count, self.max_running, np.int32)
-        rows[: len(sequences)] = [sequence.row for sequence in sequences]
-        return rows
+        rows = np.fromiter((sequence.row for sequence in sequences), np.int32, len(sequences))
+        return np.pad(rows, (0, count - len(rows)), constant_values=self.max_running)
 
     def _write_tokens(self, host: dict[str, Int32], batch: ScheduledBatch, shape: Shape, rows: Int32) -> None:
         """Tokens, their positions and slots, and the bounds of the sequences."""

@@ -1,10 +1,10 @@
 """Steps of decodes alone, captured as CUDA graphs: one launch instead of some hundred.
 
-    batch ─of─> the graph of the next larger size ─frame─> its metadata, padded ─replay─> logits
+    batch ─of─> graph of the next larger size ─frame─> metadata, padded ─replay─> logits, greedy tokens
 
 A graph repeats fixed kernels on fixed addresses, so each has a number of decodes, a buffer for the metadata,
-and splits of attention that do not depend on the contexts' lengths. Sampling is not in it: what that launches
-depends on the requests.
+and splits of attention that do not depend on the contexts' lengths. It ends with the greedy tokens, which are
+all that most steps of greedy requests need; any other sampling launches what its requests ask for.
 """
 
 from bisect import bisect_left
@@ -39,21 +39,19 @@ def sizes(largest: int) -> list[int]:
 @dataclass(frozen=True)
 class DecodeGraph:
     frame: Frame
-    logits: Tensor  # [decodes, vocab], until the next replay of any graph
+    logits: Tensor  # [decodes, vocab], until the next replay of any graph, as the tokens
+    greedy: Tensor  # [decodes] int64; replays leave them in the rows' last tokens, too
     _graph: torch.cuda.CUDAGraph
 
-    def replay(self) -> Tensor:
-        """Queues the forward of what is in the frame; returns its logits."""
+    def replay(self) -> None:
+        """Queues the forward of what is in the frame."""
         self._graph.replay()
-        return self.logits
 
 
 class DecodeGraphs:
     """Of every size. They share their memory, as only one of them runs at a time."""
 
-    def __init__(
-        self, decoder: Decoder, cache: KVCache, builder: BatchBuilder, last_tokens: Tensor
-    ) -> None:
+    def __init__(self, decoder: Decoder, cache: KVCache, builder: BatchBuilder, last_tokens: Tensor) -> None:
         """last_tokens [rows] int32: of each row, on the device."""
         self._decoder, self._cache, self._builder, self._last_tokens = decoder, cache, builder, last_tokens
         self._sizes = sizes(builder.max_running)
@@ -81,10 +79,10 @@ class DecodeGraphs:
         # Errors of this thread only: others may well talk to the device meanwhile.
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
-            logits = self._forward(step)
+            logits, greedy = self._forward(step)
         finally:
             graph.capture_end()
-        return DecodeGraph(frame, logits, graph)
+        return DecodeGraph(frame, logits, greedy, graph)
 
     def _frame(self, size: int) -> Frame:
         return Frame(size, self._builder.max_blocks, self._buffer)
@@ -95,6 +93,9 @@ class DecodeGraphs:
         step.ragged.context_lens_host[:] = [assumed] * frame.decodes
         return step
 
-    def _forward(self, step: DeviceBatch) -> Tensor:
+    def _forward(self, step: DeviceBatch) -> tuple[Tensor, Tensor]:
         hidden = self._decoder(self._last_tokens[step.decode_rows], step.ragged, self._cache)
-        return self._decoder.logits(hidden)
+        logits = self._decoder.logits(hidden)
+        greedy = ops.greedy(logits)
+        self._last_tokens[step.decode_rows] = greedy.int()
+        return logits, greedy

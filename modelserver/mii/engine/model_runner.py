@@ -8,7 +8,7 @@ from torch import Tensor
 from mii.config import BLOCK_SIZE
 from mii.core import TokenLogprob
 from mii.engine.batch import BatchBuilder, DeviceBatch
-from mii.engine.cuda_graph import DecodeGraphs, can_capture
+from mii.engine.cuda_graph import DecodeGraph, DecodeGraphs, can_capture
 from mii.engine.loading import LoadedModel
 from mii.engine.prompt_logprobs import PromptLogprobs, score_chunks
 from mii.engine.sampler import Sampled, Sampler
@@ -86,25 +86,34 @@ class ModelRunner:
             assert sequence.row is not None
             self.sampler.open(sequence.row, sequence.sampling, sequence.token_ids, sequence.num_prompt)
         graph = self._graphs.of(batch) if self._graphs is not None else None
-        step = self.builder.build(batch, graph.frame if graph else None)
-        prompt_logprobs: list[PromptLogprobs] = []
         if graph is not None:
-            logits = graph.replay()[: len(batch.decodes)]
+            launched = LaunchedStep(batch.sampled, [], self._replay(graph, batch), None)
         else:
-            hidden = self._forward(step)
-            logits = self.decoder.logits(hidden[step.sample_index])
-            prompt_logprobs = score_chunks(self.decoder, hidden, batch)
-        tokens = self.sampler(logits, step.sampling, step.plan)
-        self._last_tokens[step.sample_rows] = tokens.token_ids.int()
-        done = None
+            launched = self._run(batch)
         if self.device.type == "cuda":
-            tokens, done = _start_reading(tokens)
-        return LaunchedStep(batch.sampled, prompt_logprobs, tokens, done)
+            launched._tokens, launched._done = _start_reading(launched._tokens)
+        return launched
 
-    def _forward(self, step: DeviceBatch) -> Tensor:
+    def _run(self, batch: ScheduledBatch) -> LaunchedStep:
+        step = self.builder.build(batch)
         if step.ragged.num_decodes:
             step.token_ids[: step.ragged.num_decodes] = self._last_tokens[step.decode_rows]
-        return self.decoder(step.token_ids, step.ragged, self.cache)
+        hidden = self.decoder(step.token_ids, step.ragged, self.cache)
+        logits = self.decoder.logits(hidden[step.sample_index])
+        tokens = self._sample(logits, step)
+        return LaunchedStep(batch.sampled, score_chunks(self.decoder, hidden, batch), tokens, None)
+
+    def _replay(self, graph: DecodeGraph, batch: ScheduledBatch) -> Sampled:
+        step = self.builder.build(batch, graph.frame)
+        graph.replay()
+        if step.plan.plain:
+            return Sampled(graph.greedy[: len(batch.decodes)], None, None, None)
+        return self._sample(graph.logits[: len(batch.decodes)], step)
+
+    def _sample(self, logits: Tensor, step: DeviceBatch) -> Sampled:
+        tokens = self.sampler(logits, step.sampling, step.plan)
+        self._last_tokens[step.sample_rows] = tokens.token_ids.int()
+        return tokens
 
 
 def _allocate_cache(

@@ -62,6 +62,11 @@ class SamplingPlan:
     biased: int  # rows with a logit bias, or still short of min_tokens
     logprobs: int | None  # most alternatives that a row wants; None: no row wants log-probabilities
 
+    @property
+    def plain(self) -> bool:
+        """Whether the likeliest token of each row is all that is asked for."""
+        return self.greedy and not self.penalised and not self.biased and self.logprobs is None
+
 
 class SamplingTable:
     """One row for each sequence that runs; rows are 0..max_rows-1 and reused."""
