@@ -6,6 +6,7 @@ query heads, K KV heads, and the KV cache of a layer is one tensor for K, one fo
 D] each, so that the tile of one (block, head) is contiguous.
 """
 
+import logging
 from typing import Any
 
 import torch
@@ -48,6 +49,8 @@ __all__ = [
     "use_kernels",
 ]
 
+log = logging.getLogger(__name__)
+
 KERNELS = ("auto", "cuda", "torch")
 _cuda: Any = reference  # what CUDA tensors run on: torch runs the references on a GPU as they are
 _library: Library | None = None  # of our kernels, where they are in use
@@ -57,13 +60,23 @@ def use_kernels(choice: str, device: int = 0) -> None:
     """What the operations on CUDA tensors run on in this process, which uses one CUDA device.
 
     `torch`: the references; `cuda`: our kernels, KernelError if they cannot be had for the device; `auto`:
-    for now the references, because the kernels have not been tested on a GPU yet.
+    our kernels, or with a warning the references if they cannot.
     """
     global _cuda, _library
     if choice not in KERNELS:
         raise KernelError(f"kernels {choice!r} is none of {', '.join(KERNELS)}")
-    _library = _lib.load(device) if choice == "cuda" else None
+    _library = None if choice == "torch" else _load(choice, device)
     _cuda = reference if _library is None else cuda.backend(_library)
+
+
+def _load(choice: str, device: int) -> Library | None:
+    try:
+        return _lib.load(device)
+    except KernelError as error:
+        if choice == "cuda":
+            raise
+        log.warning("the GPU runs PyTorch's operations, as our kernels cannot be had: %s", error)
+        return None
 
 
 def library(device: torch.device) -> Library | None:
@@ -72,7 +85,7 @@ def library(device: torch.device) -> Library | None:
 
 
 def attends_on_device(k_cache: Tensor) -> bool:
-    """Whether attention of decodes over this cache is the same kernels whatever the contexts' lengths, so that
+    """Whether attention of decodes over this cache is the same kernels however long the contexts are, so that
     a CUDA graph can hold it."""
     return _library is not None and k_cache.is_cuda and cuda.attention.serves(k_cache)
 

@@ -56,7 +56,7 @@ class ServerArgs:
     prepack_weights: bool = option(True, "copy weights into the layout that the CPU multiplies fastest")
     kernels: str = option(
         "auto",
-        "what a GPU runs: cuda, our kernels, not yet tested on hardware; torch, PyTorch's; auto: torch",
+        "what a GPU runs: cuda, our kernels; torch, PyTorch's operations; auto: cuda where it can",
         choices=("auto", "cuda", "torch"),
     )
     random_weights: bool = option(False, "random weights (benchmarks): only config and tokenizer are read")

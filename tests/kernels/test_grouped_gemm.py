@@ -100,8 +100,8 @@ def test_chunks_are_as_many_as_can_be() -> None:
 
 
 def test_torch_multiplies_many_rows_and_never_waits_in_a_graph() -> None:
-    assert not torch_multiplies(64, waits=False, capturing=True)
-    assert torch_multiplies(65, waits=False, capturing=True)
+    assert not torch_multiplies(12, waits=False, capturing=True)
+    assert torch_multiplies(13, waits=False, capturing=True)
     assert not torch_multiplies(200, waits=True, capturing=False)
     assert torch_multiplies(300, waits=True, capturing=False)
     assert not torch_multiplies(300, waits=True, capturing=True)

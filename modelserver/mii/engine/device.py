@@ -53,6 +53,8 @@ def choose_kernels(name: str, device: torch.device) -> None:
     """Raises ModelLoadError where CUDA kernels are asked for and cannot be had."""
     if name == "cuda" and device.type != "cuda":
         raise ModelLoadError(f"kernels 'cuda' need a CUDA device, and the device is {device}: use 'auto'")
+    if name == "auto" and device.type == "cpu":
+        name = "torch"
     try:
         ops.use_kernels(name, device.index or 0)
     except ops.KernelError as error:

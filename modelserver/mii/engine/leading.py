@@ -82,8 +82,9 @@ class LeadingEngine(Engine):
             raise reason from error
 
     def close(self) -> None:
+        self.runner.forget_graphs()
+        self.ranks.close()  # while the others are there: NCCL takes leave of them
         self._end_followers()
-        self.ranks.close()
 
     def _note_news(self, message: ToEngine) -> None:
         if self._together:

@@ -94,6 +94,10 @@ class ModelRunner:
             launched._tokens, launched._done = _start_reading(launched._tokens)
         return launched
 
+    def forget_graphs(self) -> None:
+        """NCCL does not end while a graph remembers it."""
+        self._graphs = None
+
     def _run(self, batch: ScheduledBatch) -> LaunchedStep:
         step = self.builder.build(batch)
         if step.ragged.num_decodes:

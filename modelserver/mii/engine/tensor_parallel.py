@@ -6,7 +6,9 @@ and a user's own groups, can be in one process.
 """
 
 import contextlib
+import ctypes
 import logging
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +31,7 @@ _dist: Any = dist  # its annotations leave out most of what is used here
 # heartbeat's business.
 _PATIENCE = timedelta(days=7)
 
+_ABORT_SECONDS = 5.0
 _WARM_UP = (1, 1 << 16, 1 << 22)  # floats; NCCL connects differently for few and for many bytes
 
 
@@ -118,11 +121,13 @@ class Communicator:
         """Ends what is under way between GPUs, also while another thread waits for it, and ends its use."""
         if self._peers is not None:
             self._peers.abandon()
-        if self._group is not self._host:
-            self._group.abort()
+        group, self._group = self._group, self._host
+        if group is not self._host:
+            _abort(group)
 
     def close(self) -> None:
-        """Gives the devices' memory back. The other ranks no longer run, or are about to do the same."""
+        """Gives the devices' memory back. No graph that was captured with these ranks is left, and none of
+        them is waiting for this one."""
         self.abort()
         if self._peers is not None:
             with contextlib.suppress(RuntimeError):  # the device may have failed, by the loss of another
@@ -154,6 +159,15 @@ class Communicator:
         own = torch.frombuffer(bytearray(record), dtype=torch.uint8)
         self._host._allgather_base(records, own, self._gather).wait()
         return [bytes(it.tolist()) for it in records.split(RECORD_BYTES)]
+
+
+def _abort(group: Any) -> None:
+    """NCCL can wait for ranks that are gone, for ever: it has so many seconds, and is then left behind."""
+    ending = threading.Thread(target=group.abort, daemon=True)
+    ending.start()
+    ending.join(_ABORT_SECONDS)
+    if ending.is_alive():
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))  # its end, too, would wait
 
 
 def _wait(work: Any) -> None:
