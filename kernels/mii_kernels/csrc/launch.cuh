@@ -12,6 +12,7 @@ struct LaunchShape {
     dim3 block;
     cudaStream_t stream;
     size_t shared_bytes = 0;  // dynamic
+    bool overlaps = false;    // begins before the stream's kernel before it has ended, and waits for that one by itself
 };
 
 // Arguments convert to the kernel's parameter types. An empty grid is no error: nothing is launched.
@@ -28,6 +29,11 @@ cudaError_t launch(const LaunchShape &shape, Args... args) {
     config.blockDim = shape.block;
     config.dynamicSmemBytes = shape.shared_bytes;
     config.stream = shape.stream;
+    cudaLaunchAttribute overlap = {};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &overlap;
+    config.numAttrs = shape.overlaps ? 1 : 0;
     return cudaLaunchKernelEx(&config, kernel, args...);
 }
 
