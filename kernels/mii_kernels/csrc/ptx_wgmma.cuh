@@ -59,10 +59,16 @@ __device__ inline void pin(unsigned (&a)[N][4]) {
 }
 
 #define MII_ROW(n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
-#define MII_ROWS_64 MII_ROW(0), MII_ROW(1), MII_ROW(2), MII_ROW(3), MII_ROW(4), MII_ROW(5), MII_ROW(6), MII_ROW(7)
+#define MII_ROWS_8 MII_ROW(0)
+#define MII_ROWS_16 MII_ROWS_8, MII_ROW(1)
+#define MII_ROWS_32 MII_ROWS_16, MII_ROW(2), MII_ROW(3)
+#define MII_ROWS_64 MII_ROWS_32, MII_ROW(4), MII_ROW(5), MII_ROW(6), MII_ROW(7)
 #define MII_ROWS_80 MII_ROWS_64, MII_ROW(8), MII_ROW(9)
 #define MII_ROWS_96 MII_ROWS_80, MII_ROW(10), MII_ROW(11)
 #define MII_ROWS_128 MII_ROWS_96, MII_ROW(12), MII_ROW(13), MII_ROW(14), MII_ROW(15)
+#define MII_REGISTERS_8 "{%0, %1, %2, %3}"
+#define MII_REGISTERS_16 "{%0, %1, %2, %3, %4, %5, %6, %7}"
+#define MII_REGISTERS_32 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}"
 #define MII_REGISTERS_64 \
     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}"
@@ -82,15 +88,29 @@ __device__ inline void pin(unsigned (&a)[N][4]) {
 
 #define MII_WGMMA(N, TYPE) "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " " MII_REGISTERS_##N ", "
 
-// d = a b^T, or d += where `accumulate`: a [64, 16] and b [128, 16] in shared memory, k contiguous in both.
-template <typename T>
-__device__ inline void wgmma(float (&d)[16][4], uint64_t a, uint64_t b, bool accumulate) {
-#define MII_WGMMA_SHARED(TYPE)                                                                                \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n" MII_WGMMA(128, TYPE) "%64, %65, p, 1, 1, 0, 0;\n}\n" \
-                 : MII_ROWS_128                                                                               \
+// d = a b^T, or d += where `accumulate`: a [64, 16] and b [8 ROWS, 16] in shared memory, k contiguous in both.
+template <typename T, int ROWS>
+__device__ inline void wgmma(float (&d)[ROWS][4], uint64_t a, uint64_t b, bool accumulate) {
+#define MII_WGMMA_SHARED(N, TYPE, A, B, ACCUMULATE)                                                                  \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ACCUMULATE ", 0;\n" MII_WGMMA(N, TYPE) A ", " B ", p, 1, 1, 0, 0;\n}\n" \
+                 : MII_ROWS_##N                                                                                      \
                  : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)))
-    if constexpr (std::is_same_v<T, bfloat16>) MII_WGMMA_SHARED("bf16");
-    else MII_WGMMA_SHARED("f16");
+#define MII_WGMMA_SHARED_TYPES(N, A, B, ACCUMULATE)                                                   \
+    if constexpr (std::is_same_v<T, bfloat16>) MII_WGMMA_SHARED(N, "bf16", A, B, ACCUMULATE); \
+    else MII_WGMMA_SHARED(N, "f16", A, B, ACCUMULATE)
+    static_assert(ROWS == 1 || ROWS == 2 || ROWS == 4 || ROWS == 8 || ROWS == 16, "the widths that kernels have");
+    if constexpr (ROWS == 1) {
+        MII_WGMMA_SHARED_TYPES(8, "%4", "%5", "%6");
+    } else if constexpr (ROWS == 2) {
+        MII_WGMMA_SHARED_TYPES(16, "%8", "%9", "%10");
+    } else if constexpr (ROWS == 4) {
+        MII_WGMMA_SHARED_TYPES(32, "%16", "%17", "%18");
+    } else if constexpr (ROWS == 8) {
+        MII_WGMMA_SHARED_TYPES(64, "%32", "%33", "%34");
+    } else {
+        MII_WGMMA_SHARED_TYPES(128, "%64", "%65", "%66");
+    }
+#undef MII_WGMMA_SHARED_TYPES
 #undef MII_WGMMA_SHARED
 }
 
