@@ -1,16 +1,20 @@
-"""The product for few tokens against float64."""
+"""The product for few tokens against float64, by the kernel that serves all devices."""
 
 import pytest
 import torch
 
 from mii_kernels import reference
 from mii_kernels.cuda import skinny_gemm
-from mii_kernels.cuda.skinny_gemm import block_rows
 
 from .conftest import Kernels
 
 DTYPES = [torch.bfloat16, torch.float16]
 TOLERANCE = {torch.bfloat16: 3e-3, torch.float16: 4e-4}  # of the norm of the difference
+
+
+@pytest.fixture(autouse=True)
+def general(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(skinny_gemm, "launcher", lambda *_: "mii_skinny_gemm")
 
 
 def check(kernels: Kernels, dtype: torch.dtype, tokens: int, n: int, k: int, bias: bool) -> None:
@@ -84,10 +88,3 @@ def test_no_tokens(kernels: Kernels) -> None:
         torch.ones(8, 64).bfloat16().to(kernels.device),
     )
     assert kernels.run.linear(x, weight, None).shape == (0, 8)
-
-
-def test_blocks_are_large_where_tokens_are_many_and_rows_enough() -> None:
-    assert block_rows(1, 28672, 132) == 32
-    assert block_rows(64, 28672, 132) == 128
-    assert block_rows(64, 4096, 132) == 32
-    assert block_rows(1, 1024, 132) == 16

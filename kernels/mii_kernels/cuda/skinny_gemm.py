@@ -1,21 +1,37 @@
-"""Matrix products: few rows on our kernel, which reads the weight at the memory's speed; more on cuBLAS."""
+"""Matrix products: few rows on our kernels, which read the weight at the memory's speed; more on cuBLAS."""
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mii_kernels import reference
 from mii_kernels._lib import Library
-from mii_kernels.cuda.arguments import launch, multiprocessors
+from mii_kernels.cuda.arguments import capability, launch, multiprocessors
 
 MAX_TOKENS = 64
 SLAB = 32  # what the number of columns is a multiple of
+KIB = 1024
 
-# Of `block_rows`: bytes a second, of an H100. The first is its copy's, the others are estimates.
+# Bytes a second, of an H100. The first is its copy's, the others are estimates.
 _MEMORY = 3.0e12
 _L2 = 5.5e12
 _MULTIPROCESSOR = 5.0e10
+_MEETING = 1.5e-6  # seconds until the pieces of a tile have found out which of them is last
+
+_FEW_ROWS = (32, 40, 48, 56, 64)
+_MANY_ROWS = (80, 96, 112, 128)  # for so many tokens that L2 would be slower than memory otherwise
+_SPLITS = (1, 2, 3, 4, 6, 8)
+_SPLIT_TILES = 128  # that may be split
+_STEP = 128  # elements of k of which a piece has at least some
+
+
+class Tiling(NamedTuple):
+    """How Hopper's kernel cuts a weight: tiles of `rows` rows, each in `splits` pieces along k."""
+
+    rows: int
+    splits: int
 
 
 def linear(library: Library, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -23,14 +39,63 @@ def linear(library: Library, x: Tensor, weight: Tensor, bias: Tensor | None) -> 
         return reference.linear(x, weight, bias)
     tokens, (n, k) = x.shape[0], weight.shape
     out = torch.empty((tokens, n), dtype=x.dtype, device=x.device)
-    rows = block_rows(tokens, n, multiprocessors(x.device))
-    launch(library, "mii_skinny_gemm", out, x, weight, bias, tokens, n, k, rows, x.dtype, on=x)
+    if launcher(k, capability(x.device)) == "mii_skinny_wgmma":
+        _launch_wgmma(library, out, x, weight, bias)
+    else:
+        rows = block_rows(tokens, n, multiprocessors(x.device))
+        launch(library, "mii_skinny_gemm", out, x, weight, bias, tokens, n, k, rows, x.dtype, on=x)
     return out
+
+
+def launcher(k: int, capability: tuple[int, int]) -> str:
+    """The function of csrc/mii.h for weights [n, k] on such a device."""
+    return "mii_skinny_wgmma" if capability == (9, 0) and k % 64 == 0 else "mii_skinny_gemm"
+
+
+@lru_cache(maxsize=4096)
+def tiling(tokens: int, n: int, k: int, count: int) -> Tiling:
+    """How to cut the weight [n, k] on a GPU of `count` multiprocessors.
+
+    Each piece reads its part of all tokens: large tiles spare L2. Pieces that are as many as multiprocessors,
+    or a multiple of that, keep all of these busy. Sums of a split tile take a round through L2.
+    """
+    columns = tile_tokens(tokens)
+
+    def time(tiling: Tiling) -> float:
+        rows, splits = tiling
+        pieces = -(-n // rows) * splits
+        waves, rest = divmod(pieces, count)
+        sums = 0.0 if splits == 1 else _MEETING + 8 * pieces * rows * columns / _L2
+        return waves * wave(tiling, count) + wave(tiling, rest) + sums
+
+    def wave(tiling: Tiling, pieces: int) -> float:
+        per_row = 2 * k / tiling.splits  # bytes
+        read = (tiling.rows + columns) * per_row
+        least = read / _MULTIPROCESSOR if pieces else 0.0
+        return max(pieces * tiling.rows * per_row / _MEMORY, pieces * read / _L2, least)
+
+    heights = _FEW_ROWS if columns < MAX_TOKENS else _FEW_ROWS + _MANY_ROWS
+    choices = [Tiling(rows, splits) for rows in heights for splits in _SPLITS if _may_split(n, k, rows, splits)]
+    return min(choices, key=lambda it: (round(time(it), 7), it.splits, -_balance(n, it, count), -it.rows))
+
+
+def tile_tokens(tokens: int) -> int:
+    """The columns of the products for so many tokens."""
+    return next(columns for columns in (8, 16, 32, 64) if columns >= tokens)
+
+
+def ring_bytes(tokens: int) -> int:
+    """Shared memory of a thread block for what is under way.
+
+    With few tokens two blocks fit on a multiprocessor, so that the next product's weights are on their way
+    while one ends. With many, the tokens take up a good part of it.
+    """
+    return 108 * KIB if tokens <= 32 else 200 * KIB
 
 
 @lru_cache(maxsize=4096)
 def block_rows(tokens: int, n: int, count: int) -> int:
-    """Rows of the weight [n, k] that each thread block takes, on a GPU of `count` multiprocessors.
+    """Rows of the weight [n, k] that each thread block of the general kernel takes, likewise.
 
     Each block reads all tokens: large blocks spare L2, small ones keep all multiprocessors busy.
     """
@@ -41,6 +106,40 @@ def block_rows(tokens: int, n: int, count: int) -> int:
         return max(n / _MEMORY, blocks * read / _L2, -(-blocks // count) * read / _MULTIPROCESSOR)
 
     return min((128, 32, 16) if tokens > 16 else (32, 16), key=time)
+
+
+def _balance(n: int, tiling: Tiling, count: int) -> float:
+    """Of all multiprocessors' time, the part in which they have pieces."""
+    pieces = -(-n // tiling.rows) * tiling.splits
+    return pieces / (-(-pieces // count) * count)
+
+
+def _may_split(n: int, k: int, rows: int, splits: int) -> bool:
+    return splits == 1 or (-(-n // rows) <= _SPLIT_TILES and splits * _STEP <= k)
+
+
+def _launch_wgmma(library: Library, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    tokens, (n, k), count = x.shape[0], weight.shape, multiprocessors(x.device)
+    rows, splits = tiling(tokens, n, k, count)
+    pieces = -(-n // rows) * splits
+    launch(
+        library,
+        "mii_skinny_wgmma",
+        *(out, _partials(pieces, rows, tokens, x.device) if splits > 1 else None, x, weight, bias),
+        *(tokens, n, k, rows, splits, min(count, pieces), ring_bytes(tokens), _may_overlap(x), x.dtype),
+        on=x,
+    )
+
+
+def _partials(pieces: int, rows: int, tokens: int, device: torch.device) -> Tensor:
+    size = pieces * (64 if rows <= 64 else 128) * tile_tokens(tokens)
+    return torch.empty(size, dtype=torch.float32, device=device)
+
+
+def _may_overlap(x: Tensor) -> bool:
+    """Whether the weight has surely been written before the kernel before this one: in a graph, which is
+    captured after weights were loaded."""
+    return not x.is_cuda or torch.cuda.is_current_stream_capturing()
 
 
 def _served(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

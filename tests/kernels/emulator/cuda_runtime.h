@@ -191,4 +191,5 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline float __saturatef(float x) { return x > 0 ? min(x, 1.0f) : 0.0f; }
 template <typename T> T __ldg(const T *at) { return *at; }
+template <typename T> T __ldcg(const T *at) { return *at; }
 template <typename T> void __stwb(T *at, T x) { *at = x; }
