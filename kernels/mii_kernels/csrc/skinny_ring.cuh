@@ -54,7 +54,7 @@ __device__ inline Piece find_piece(const SkinnyWgmmaArgs<T> &args, int index) {
 // The pieces of this block: the first, or the one behind the last.
 template <typename T>
 __device__ inline int first_piece(const SkinnyWgmmaArgs<T> &args, int block) {
-    return static_cast<int>(static_cast<int64_t>(args.pieces) * block / gridDim.x);
+    return args.pieces * block / static_cast<int>(gridDim.x);
 }
 
 // One step after another of a block's pieces.

@@ -14,6 +14,8 @@
 //
 // Cost: as in skinny_gemm.cu. x is read once a tile, from L2. A product of 64 rows and 16 k takes some 32 clocks, in
 // which 3 TB/s are 420 bytes for a multiprocessor of 132, a fifth of its 2 KiB.
+#include <limits.h>
+
 #include <algorithm>
 #include <atomic>
 
@@ -82,13 +84,11 @@ __device__ inline bool meet(float (&sums)[Shape::SUMS][4], const SkinnyWgmmaArgs
 #pragma unroll
     for (int n = 0; n < Shape::SUMS; ++n)
         tile[(piece.split * Shape::SUMS + n) * PITCH] = make_float4(sums[n][0], sums[n][1], sums[n][2], sums[n][3]);
-    __threadfence();
     group_sync<Shape>(group);
     if (threadIdx.x % Shape::GROUP_THREADS == 0) {
         int &counter = split_counters[args.counters][piece.tile * Shape::GROUPS + group];
-        *word = atomicAdd(&counter, 1) == args.splits - 1;
+        *word = ptx::add_acq_rel(&counter, 1) == args.splits - 1;
         if (*word) counter = 0;
-        __threadfence();
     }
     group_sync<Shape>(group);
     if (!*word) return false;
@@ -180,7 +180,8 @@ static cudaError_t launch_skinny_wgmma(SkinnyWgmmaArgs<T> args, const SkinnyLaun
     int tiles = ceil_div(args.n, args.rows);
     args.pieces = tiles * args.splits;
     args.stages = std::min(how.ring_bytes / Shape::stage_bytes(args.rows), Shape::MAX_STAGES);
-    bool tiled = args.rows % (8 * GROUPS) == 0 && how.blocks >= 1 && how.blocks <= args.pieces && args.stages >= 2;
+    bool tiled = args.rows % (8 * GROUPS) == 0 && how.blocks >= 1 && how.blocks <= args.pieces && args.stages >= 2 &&
+                 static_cast<int64_t>(args.pieces) * how.blocks < INT_MAX;  // what first_piece multiplies
     bool split = args.splits == 1 || (args.splits >= 1 && args.splits <= ceil_div(args.k, Shape::STEP) &&
                                       args.partials && tiles * GROUPS <= MAX_SPLIT_GROUPS);
     if (!tiled || !split) return cudaErrorInvalidValue;
