@@ -116,7 +116,7 @@ def test_infinities_stay_in_their_row_and_column(kernels: Kernels) -> None:
 def test_what_the_launcher_refuses(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch, rows: int, splits: int, ring: int
 ) -> None:
-    """Rows that are no multiple of 8, too many of them for so few tokens, empty pieces, a ring of one stage."""
+    """Rows that are no multiple of 8, too many for so few tokens, empty pieces, a ring of one stage."""
     force(monkeypatch, rows, splits, ring * 1024)
     x, weight, _ = operands(kernels, torch.bfloat16, 2, 64, 256)
     with pytest.raises(_lib.KernelError, match="mii_skinny_wgmma"):

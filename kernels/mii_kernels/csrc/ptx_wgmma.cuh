@@ -91,11 +91,12 @@ __device__ inline void pin(unsigned (&a)[N][4]) {
 // d = a b^T, or d += where `accumulate`: a [64, 16] and b [8 ROWS, 16] in shared memory, k contiguous in both.
 template <typename T, int ROWS>
 __device__ inline void wgmma(float (&d)[ROWS][4], uint64_t a, uint64_t b, bool accumulate) {
-#define MII_WGMMA_SHARED(N, TYPE, A, B, ACCUMULATE)                                                                  \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ACCUMULATE ", 0;\n" MII_WGMMA(N, TYPE) A ", " B ", p, 1, 1, 0, 0;\n}\n" \
-                 : MII_ROWS_##N                                                                                      \
+#define MII_WGMMA_SHARED(N, TYPE, A, B, ACCUMULATE)                          \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ACCUMULATE ", 0;\n"     \
+                 MII_WGMMA(N, TYPE) A ", " B ", p, 1, 1, 0, 0;\n}\n"         \
+                 : MII_ROWS_##N                                              \
                  : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)))
-#define MII_WGMMA_SHARED_TYPES(N, A, B, ACCUMULATE)                                                   \
+#define MII_WGMMA_SHARED_TYPES(N, A, B, ACCUMULATE)                                           \
     if constexpr (std::is_same_v<T, bfloat16>) MII_WGMMA_SHARED(N, "bf16", A, B, ACCUMULATE); \
     else MII_WGMMA_SHARED(N, "f16", A, B, ACCUMULATE)
     static_assert(ROWS == 1 || ROWS == 2 || ROWS == 4 || ROWS == 8 || ROWS == 16, "the widths that kernels have");

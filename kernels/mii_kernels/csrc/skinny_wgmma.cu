@@ -118,9 +118,9 @@ __device__ inline void write_sums(const float (&sums)[Shape::SUMS][4], const Ski
         for (int n = 0; n < Shape::SUMS; ++n)
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
-                int token = 8 * n + lane % 4 * 2 + i;
+                int64_t token = 8 * n + lane % 4 * 2 + i;
                 if (token < args.tokens)
-                    args.out[static_cast<int64_t>(token) * args.n + column] = from_float<T>(sums[n][2 * half + i] + bias);
+                    args.out[token * args.n + column] = from_float<T>(sums[n][2 * half + i] + bias);
             }
     }
 }

@@ -75,7 +75,8 @@ def tiling(tokens: int, n: int, k: int, count: int) -> Tiling:
         return max(pieces * tiling.rows * per_row / _MEMORY, pieces * read / _L2, least)
 
     heights = _FEW_ROWS if columns < MAX_TOKENS else _FEW_ROWS + _MANY_ROWS
-    choices = [Tiling(rows, splits) for rows in heights for splits in _SPLITS if _may_split(n, k, rows, splits)]
+    choices = [Tiling(rows, splits) for rows in heights for splits in _SPLITS]
+    choices = [choice for choice in choices if _may_split(n, k, choice)]
     return min(choices, key=lambda it: (round(time(it), 7), it.splits, -_balance(n, it, count), -it.rows))
 
 
@@ -114,7 +115,8 @@ def _balance(n: int, tiling: Tiling, count: int) -> float:
     return pieces / (-(-pieces // count) * count)
 
 
-def _may_split(n: int, k: int, rows: int, splits: int) -> bool:
+def _may_split(n: int, k: int, tiling: Tiling) -> bool:
+    rows, splits = tiling
     return splits == 1 or (-(-n // rows) <= _SPLIT_TILES and splits * _STEP <= k)
 
 
