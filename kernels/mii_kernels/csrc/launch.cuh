@@ -12,8 +12,18 @@ struct LaunchShape {
     dim3 block;
     cudaStream_t stream;
     size_t shared_bytes = 0;  // dynamic
-    bool overlaps = false;    // begins before the stream's kernel before it has ended, and waits for that one by itself
+    bool overlaps = false;    // begins before the kernel before it has ended, and waits for that one by itself
 };
+
+// Whether the current device has launches that overlap; of all devices of a process one is asked.
+inline bool launches_may_overlap() {
+    static const bool may = [] {
+        int device, major;
+        return cudaGetDevice(&device) == cudaSuccess &&
+               cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+    }();
+    return may;
+}
 
 // Arguments convert to the kernel's parameter types. An empty grid is no error: nothing is launched.
 template <auto *kernel, typename... Args>
@@ -33,7 +43,7 @@ cudaError_t launch(const LaunchShape &shape, Args... args) {
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     overlap.val.programmaticStreamSerializationAllowed = 1;
     config.attrs = &overlap;
-    config.numAttrs = shape.overlaps ? 1 : 0;
+    config.numAttrs = shape.overlaps && launches_may_overlap() ? 1 : 0;
     return cudaLaunchKernelEx(&config, kernel, args...);
 }
 

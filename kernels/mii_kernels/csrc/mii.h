@@ -154,12 +154,12 @@ MII_API cudaError_t mii_skinny_gemm(void *out, const void *x, const void *weight
                                     int n, int k, int rows, mii_dtype dtype, cudaStream_t stream);
 
 /* skinny_wgmma.cu: the same on compute capability 9.0, k a multiple of 8. The weight is cut into tiles of `rows` rows:
- * a multiple of 8 from 8 to 64 or, for more than 32 tokens, of 16 up to 128. Each tile is cut into `splits` pieces along
- * k, no more than one for each 128 elements, or for each 64 of them where a tile has more than 64 rows. `blocks` thread
- * blocks, no more than there are pieces, have ring_bytes of shared memory each for what is under way. partials is null
- * without splits, else workspace [tiles, splits, r, t] with r the rows rounded up to 64 or 128 and t the tokens rounded
- * up to 8, 16, 32 or 64; then tiles * r is at most 16384. overlaps: whether the weight may be read before the kernel
- * before this one has ended. */
+ * a multiple of 8 from 8 to 64 or, for more than 32 tokens, of 16 up to 128. Each tile is cut into `splits` pieces
+ * along k, no more than one for each 128 elements, or for each 64 of them where a tile has more than 64 rows. `blocks`
+ * thread blocks, no more than there are pieces, have ring_bytes of shared memory each for what is under way. partials
+ * is null without splits, else workspace [tiles, splits, r, t] with r the rows rounded up to 64 or 128 and t the
+ * tokens rounded up to 8, 16, 32 or 64; then tiles * r is at most 16384. overlaps: whether the weight may be read
+ * before the kernel before this one has ended. */
 MII_API cudaError_t mii_skinny_wgmma(void *out, float *partials, const void *x, const void *weight, const void *bias,
                                      int tokens, int n, int k, int rows, int splits, int blocks, int ring_bytes,
                                      int overlaps, mii_dtype dtype, cudaStream_t stream);

@@ -1,5 +1,5 @@
-// The only place with PTX: asynchronous copies, matrix loads, tensor-core products. sm_80 and newer.
-// Names and operand layouts follow the PTX ISA, sections "cp.async", "ldmatrix" and "mma.m16n8k16".
+// PTX for all devices: asynchronous copies, matrix loads, tensor-core products, launches that overlap. sm_80 and newer.
+// Names and operand layouts follow the PTX ISA, sections "cp.async", "ldmatrix", "mma.m16n8k16" and "griddepcontrol".
 #pragma once
 
 #include <type_traits>
@@ -17,6 +17,21 @@ __device__ inline float exp2(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
     return y;
+}
+
+// Of a launch that overlaps the one before it (see launch.cuh): until this returns nothing is to be read that earlier
+// kernels write, and nothing is to be written. Of other launches it returns at once. Nothing overlaps before sm_90.
+__device__ inline void wait_for_earlier_grids() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#endif
+}
+
+// Lets the launch behind this one begin, if that is one that overlaps, once all blocks have said so.
+__device__ inline void let_next_grid_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
+#endif
 }
 
 __device__ inline unsigned shared_address(const void *shared) {

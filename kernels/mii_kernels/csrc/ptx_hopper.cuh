@@ -1,6 +1,6 @@
 // PTX of compute capability 9.0: barriers in shared memory, tile copies (TMA), named barriers, registers of a
-// warpgroup, dependent launches. Names follow the PTX ISA, sections "mbarrier", "cp.async.bulk.tensor", "barrier",
-// "setmaxnreg" and "griddepcontrol".
+// warpgroup, sums over blocks. Names follow the PTX ISA, sections "mbarrier", "cp.async.bulk.tensor", "barrier",
+// "setmaxnreg" and "atom".
 //
 // Code that uses them stands between #ifdef MII_SM_90A: it is compiled for sm_90a and for the emulator only.
 #pragma once
@@ -95,13 +95,6 @@ __device__ inline int add_acq_rel(int *at, int x) {
     asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], %2;\n" : "=r"(before) : "l"(at), "r"(x) : "memory");
     return before;
 }
-
-// Of a launch that overlaps the one before it (see LaunchShape): until this returns, nothing is to be read that earlier
-// kernels write, and nothing written. Of other launches it returns at once.
-__device__ inline void wait_for_earlier_grids() { asm volatile("griddepcontrol.wait;\n" ::: "memory"); }
-
-// Lets a launch behind this one that overlaps it begin, once all blocks have said so.
-__device__ inline void let_next_grid_begin() { asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory"); }
 
 }  // namespace mii::ptx
 

@@ -93,7 +93,4 @@ template <int registers> void take_registers() { static_assert(registers % 8 == 
 
 inline int add_acq_rel(int *at, int x) { return atomicAdd(at, x); }
 
-inline void wait_for_earlier_grids() {}  // grids run one after another
-inline void let_next_grid_begin() {}
-
 }  // namespace mii::ptx
