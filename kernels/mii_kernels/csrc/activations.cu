@@ -6,6 +6,7 @@
 // A thread makes one vector of the result; x is read and out written once.
 #include "dtypes.cuh"
 #include "launch.cuh"
+#include "ptx.cuh"
 
 namespace mii {
 
@@ -25,6 +26,7 @@ __device__ inline float activation(float x, mii_activation kind) {
 template <typename T, int WIDTH, bool GATED>
 __global__ void __launch_bounds__(ACTIVATION_THREADS)
     activation_kernel(T *out, const T *x, int64_t n, mii_activation kind) {
+    ptx::begin_overlapped();
     int64_t row = blockIdx.x, column = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * WIDTH;
     if (column >= n) return;
     const T *from = x + row * (GATED ? 2 * n : n) + column;
@@ -42,7 +44,7 @@ template <typename T, int WIDTH, bool GATED>
 static cudaError_t launch_activation(T *out, const T *x, int64_t rows, int64_t n, mii_activation kind,
                                      cudaStream_t stream) {
     unsigned blocks = static_cast<unsigned>(ceil_div(n / WIDTH, static_cast<int64_t>(ACTIVATION_THREADS)));
-    LaunchShape shape{dim3(static_cast<unsigned>(rows), blocks), ACTIVATION_THREADS, stream};
+    LaunchShape shape = overlapped({dim3(static_cast<unsigned>(rows), blocks), ACTIVATION_THREADS, stream});
     return launch<activation_kernel<T, WIDTH, GATED>>(shape, out, x, n, kind);
 }
 

@@ -15,6 +15,7 @@ constexpr int COMBINE_WARPS = 4;
 template <typename T, int D>
 __global__ void __launch_bounds__(COMBINE_WARPS *WARP)
     combine_kernel(T *out, const float *partials, const float *weights, int64_t rows, int splits) {
+    ptx::begin_overlapped();
     constexpr int ITEMS = ceil_div(D, 4 * WARP);
     int lane = threadIdx.x % WARP;
     int64_t row = static_cast<int64_t>(blockIdx.x) * COMBINE_WARPS + threadIdx.x / WARP;
@@ -53,7 +54,8 @@ template <typename T, int D>
 cudaError_t launch_combine(T *out, const float *partials, const float *weights, int64_t rows, int splits,
                            cudaStream_t stream) {
     unsigned blocks = static_cast<unsigned>(ceil_div(rows, static_cast<int64_t>(COMBINE_WARPS)));
-    return launch<combine_kernel<T, D>>({blocks, COMBINE_WARPS * WARP, stream}, out, partials, weights, rows, splits);
+    return launch<combine_kernel<T, D>>(overlapped({blocks, COMBINE_WARPS * WARP, stream}), out, partials, weights,
+                                        rows, splits);
 }
 
 }  // namespace mii

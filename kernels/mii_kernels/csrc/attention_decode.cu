@@ -122,6 +122,7 @@ __device__ inline Vector<float, 4> merge_sums(float &weight, const float *sums, 
 
 template <typename T, int D>
 __global__ void __launch_bounds__(DecodeTile<D>::THREADS) decode_kernel(DecodeArgs<T> args) {
+    ptx::begin_overlapped();
     using Tile = DecodeTile<D>;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     int group = args.heads / args.cache.kv_heads, row_tiles = ceil_div(group, MMA_ROWS);
@@ -193,7 +194,7 @@ static cudaError_t launch_decode(const DecodeArgs<T> &args, int64_t decodes, int
     unsigned heads = args.cache.kv_heads * ceil_div(args.heads / args.cache.kv_heads, MMA_ROWS);
     dim3 grid(heads, static_cast<unsigned>(splits), static_cast<unsigned>(decodes));
     cudaError_t error = launch<decode_kernel<T, D>>(
-        {grid, DecodeTile<D>::THREADS, stream, DecodeTile<D>::BYTES}, args);
+        overlapped({grid, DecodeTile<D>::THREADS, stream, DecodeTile<D>::BYTES}), args);
     if (error != cudaSuccess || splits == 1) return error;
     return launch_combine<T, D>(args.out, args.partials, args.weights, decodes * args.heads, splits, stream);
 }

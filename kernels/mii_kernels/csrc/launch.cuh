@@ -15,6 +15,11 @@ struct LaunchShape {
     bool overlaps = false;    // begins before the kernel before it has ended, and waits for that one by itself
 };
 
+inline LaunchShape overlapped(LaunchShape shape) {
+    shape.overlaps = true;
+    return shape;
+}
+
 // Whether the current device has launches that overlap; of all devices of a process one is asked.
 inline bool launches_may_overlap() {
     static const bool may = [] {

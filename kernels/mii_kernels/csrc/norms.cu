@@ -4,6 +4,7 @@
 // Rows of few elements share a block, one row for each threadIdx.y.
 #include "launch.cuh"
 #include "norm_row.cuh"
+#include "ptx.cuh"
 
 namespace mii {
 
@@ -11,6 +12,7 @@ constexpr int THREADS_A_BLOCK = 128;  // at least, where rows are short
 
 template <typename T, int WIDTH, bool RMS>
 __global__ void __launch_bounds__(MAX_THREADS<WIDTH>) norm_kernel(NormArgs<T> args) {
+    ptx::begin_overlapped();
     __shared__ float scratch[WARP];
     int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
     bool active = row < args.rows;  // inactive threads still take part in the reductions
@@ -40,7 +42,7 @@ static cudaError_t launch_norm(const NormArgs<T> &args, cudaStream_t stream) {
     dim3 block = norm_block(args.n / WIDTH);
     if (block.x > MAX_THREADS<WIDTH>) return cudaErrorInvalidValue;
     unsigned blocks = static_cast<unsigned>(ceil_div(args.rows, static_cast<int64_t>(block.y)));
-    return launch<norm_kernel<T, WIDTH, RMS>>({blocks, block, stream}, args);
+    return launch<norm_kernel<T, WIDTH, RMS>>(overlapped({blocks, block, stream}), args);
 }
 
 template <bool RMS>

@@ -34,6 +34,12 @@ __device__ inline void let_next_grid_begin() {
 #endif
 }
 
+// What a kernel that overlaps others begins with if all that it does depends on earlier ones.
+__device__ inline void begin_overlapped() {
+    let_next_grid_begin();
+    wait_for_earlier_grids();
+}
+
 __device__ inline unsigned shared_address(const void *shared) {
     return static_cast<unsigned>(__cvta_generic_to_shared(shared));
 }

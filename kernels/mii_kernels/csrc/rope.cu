@@ -9,6 +9,7 @@
 // is NaN.
 #include "dtypes.cuh"
 #include "launch.cuh"
+#include "ptx.cuh"
 
 namespace mii {
 
@@ -64,6 +65,7 @@ __device__ inline T finite(T x) {
 
 template <typename T, int WIDTH, bool INTERLEAVED>
 __global__ void __launch_bounds__(ROPE_THREADS) rope_and_store_kernel(RopeArgs<T> args) {
+    ptx::begin_overlapped();
     int token = blockIdx.x, dim = args.head_dim;
     T *query = args.qkv + token * args.stride;
     T *key = query + args.heads * dim;
@@ -104,7 +106,7 @@ __global__ void __launch_bounds__(ROPE_THREADS) rope_and_store_kernel(RopeArgs<T
 
 template <typename T, int WIDTH>
 static cudaError_t launch_rope(const RopeArgs<T> &args, int64_t tokens, bool interleaved, cudaStream_t stream) {
-    LaunchShape shape{static_cast<unsigned>(tokens), ROPE_THREADS, stream};
+    LaunchShape shape = overlapped({static_cast<unsigned>(tokens), ROPE_THREADS, stream});
     return interleaved ? launch<rope_and_store_kernel<T, WIDTH, true>>(shape, args)
                        : launch<rope_and_store_kernel<T, WIDTH, false>>(shape, args);
 }
