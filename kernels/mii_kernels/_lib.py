@@ -46,7 +46,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "mii_attention_prefill_wgmma": (*[c_void_p] * 7, *[c_int64] * 4, *[c_int] * 4, c_float, c_int, c_void_p),
     "mii_quantise": (*[c_void_p] * 3, *[c_int64] * 2, c_int, c_void_p),
     "mii_skinny_gemm": (*[c_void_p] * 4, *[c_int] * 5, c_void_p),
-    "mii_skinny_wgmma": (*[c_void_p] * 5, *[c_int] * 10, c_void_p),
+    "mii_skinny_wgmma": (*[c_void_p] * 5, *[c_int] * 9, c_void_p),
     "mii_grouped_gemm": (*[c_void_p] * 4, *[c_int] * 7, c_void_p),
     "mii_plain_grouped_gemm": (*[c_void_p] * 4, *[c_int] * 5, c_void_p),
 }

@@ -159,11 +159,10 @@ MII_API cudaError_t mii_skinny_gemm(void *out, const void *x, const void *weight
  * thread blocks, no more than there are pieces, have ring_bytes of shared memory each for what is under way. partials
  * is null without splits, else workspace [tiles, splits, r, t] with r the rows rounded up to 64 or 128 and t the
  * tokens rounded up to 8, 16, 32 or 64; then tiles * r is at most 16384. overlaps: whether the weight may be read
- * before the kernel before this one has ended; L2 then fetches ahead_bytes of it for each block, beyond what its ring
- * holds. */
+ * before the kernel before this one has ended. */
 MII_API cudaError_t mii_skinny_wgmma(void *out, float *partials, const void *x, const void *weight, const void *bias,
                                      int tokens, int n, int k, int rows, int splits, int blocks, int ring_bytes,
-                                     int ahead_bytes, int overlaps, mii_dtype dtype, cudaStream_t stream);
+                                     int overlaps, mii_dtype dtype, cudaStream_t stream);
 
 /* grouped_gemm.cu: out [rows, n]; x [rows, k]; weight [groups, n, k]; starts [groups + 1], from 0 up to the rows: group g
  * has rows starts[g] to starts[g + 1]. tokens: rows of a group that a thread block multiplies, 8, 16, 32 or 64. slots:

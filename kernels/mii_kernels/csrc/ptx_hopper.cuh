@@ -62,12 +62,6 @@ __device__ inline void copy_box(void *shared, const CUtensorMap *map, int column
                  : "memory");
 }
 
-// Has L2 fetch the same box. One thread.
-__device__ inline void prefetch_box(const CUtensorMap *map, int column, int row) {
-    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];\n" ::"l"(map), "r"(column), "r"(row)
-                 : "memory");
-}
-
 // Fetches the map itself, so that the first copy need not wait for it.
 __device__ inline void prefetch_map(const CUtensorMap *map) {
     asm volatile("prefetch.tensormap [%0];\n" ::"l"(map) : "memory");

@@ -36,7 +36,7 @@ struct SkinnyWgmmaArgs {
     float4 *partials;       // [pieces, SUMS, GROUPS * GROUP_THREADS], or null
     int tokens, n, k;
     int rows, splits, pieces;
-    int stages, ahead;  // of the ring, and what L2 fetches beyond these before the tokens are there
+    int stages;
     int counters;  // of split_counters
 };
 
@@ -130,20 +130,13 @@ __device__ inline void fetch_tokens(const SkinnyRing<Shape> &ring, int stage, co
                       at.column() + panel * ptx::PANEL_COLUMNS, 0, ring.full + stage);
 }
 
-template <typename Shape, typename T>
-__device__ inline void prefetch_weight(const StepCursor<Shape, T> &at) {
-    for (int panel = 0; panel < Shape::PANELS; ++panel)
-        ptx::prefetch_box(&at.args.weight, at.column() + panel * ptx::PANEL_COLUMNS, at.piece.tile * at.args.rows);
-}
-
-// Fetches all that a block multiplies. Weights are there before this launch, so that the ring, and then L2, is filled
-// with them while earlier kernels may still be at the tokens. One thread.
+// Fetches all that a block multiplies. Weights are there before this launch, so that the ring is filled with them while
+// earlier kernels may still be at the tokens. One thread.
 template <typename Shape, typename T>
 __device__ inline void fetch(const SkinnyWgmmaArgs<T> &args, const SkinnyRing<Shape> &ring) {
     StepCursor<Shape, T> ahead(args), at(args);
     int filled = 0;
     for (; filled < args.stages && ahead.valid(); ++filled, ahead.advance()) fetch_weight(ring, filled, ahead);
-    for (int i = 0; i < args.ahead && ahead.valid(); ++i, ahead.advance()) prefetch_weight(ahead);
     ptx::wait_for_earlier_grids();
     Stage stage;
     for (int step = 0; at.valid(); ++step, at.advance(), stage.advance(args.stages)) {

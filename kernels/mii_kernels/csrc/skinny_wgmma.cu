@@ -10,8 +10,7 @@
 // `partials`, and the one that is last adds them up, in the order of k: nobody waits, and results do not depend on who
 // is last.
 //
-// A launch may overlap the kernel before it: weights are on their way to the ring, and more of them to L2, while that
-// one ends.
+// A launch may overlap the kernel before it: weights are on their way while that one ends.
 //
 // Cost: as in skinny_gemm.cu. x is read once a tile, from L2. A product of 64 rows and 16 k takes some 32 clocks, in
 // which 3 TB/s are 420 bytes for a multiprocessor of 132, a fifth of its 2 KiB.
@@ -170,7 +169,7 @@ static int next_counters() {
 
 struct SkinnyLaunch {
     const void *x, *weight;
-    int blocks, ring_bytes, ahead_bytes;
+    int blocks, ring_bytes;
     bool overlaps;
     cudaStream_t stream;
 };
@@ -181,7 +180,6 @@ static cudaError_t launch_skinny_wgmma(SkinnyWgmmaArgs<T> args, const SkinnyLaun
     int tiles = ceil_div(args.n, args.rows);
     args.pieces = tiles * args.splits;
     args.stages = std::min(how.ring_bytes / Shape::stage_bytes(args.rows), Shape::MAX_STAGES);
-    args.ahead = how.ahead_bytes / (args.rows * Shape::STEP * static_cast<int>(sizeof(T)));
     bool tiled = args.rows % (8 * GROUPS) == 0 && how.blocks >= 1 && how.blocks <= args.pieces && args.stages >= 2 &&
                  static_cast<int64_t>(args.pieces) * how.blocks < INT_MAX;  // what first_piece multiplies
     bool split = args.splits == 1 || (args.splits >= 1 && args.splits <= ceil_div(args.k, Shape::STEP) &&
@@ -211,10 +209,10 @@ static cudaError_t skinny_wgmma(const SkinnyWgmmaArgs<T> &args, const SkinnyLaun
 }  // namespace mii
 
 cudaError_t mii_skinny_wgmma(void *out, float *partials, const void *x, const void *weight, const void *bias,
-                             int tokens, int n, int k, int rows, int splits, int blocks, int ring_bytes,
-                             int ahead_bytes, int overlaps, mii_dtype dtype, cudaStream_t stream) {
+                             int tokens, int n, int k, int rows, int splits, int blocks, int ring_bytes, int overlaps,
+                             mii_dtype dtype, cudaStream_t stream) {
     if (dtype == MII_FLOAT32 || n < 1 || k < 1 || splits < 1) return cudaErrorInvalidValue;
-    mii::SkinnyLaunch how{x, weight, blocks, ring_bytes, ahead_bytes, overlaps != 0, stream};
+    mii::SkinnyLaunch how{x, weight, blocks, ring_bytes, overlaps != 0, stream};
     auto run = [&](auto tag) {
         using T = typename decltype(tag)::type;
         mii::SkinnyWgmmaArgs<T> args{};

@@ -94,13 +94,6 @@ def ring_bytes(tokens: int) -> int:
     return 108 * KIB if tokens <= 32 else 200 * KIB
 
 
-def ahead_bytes() -> int:
-    """What L2 fetches for a thread block while the kernel before it ends: 8 MiB on 132 multiprocessors.
-    With the rings these are 7 µs of the memory's time, and attention of one sequence leaves more.
-    """
-    return 64 * KIB
-
-
 @lru_cache(maxsize=4096)
 def block_rows(tokens: int, n: int, count: int) -> int:
     """Rows of the weight [n, k] that each thread block of the general kernel takes, likewise.
@@ -131,13 +124,11 @@ def _launch_wgmma(library: Library, out: Tensor, x: Tensor, weight: Tensor, bias
     tokens, (n, k), count = x.shape[0], weight.shape, multiprocessors(x.device)
     rows, splits = tiling(tokens, n, k, count)
     pieces = -(-n // rows) * splits
-    overlaps = _may_overlap(x)
-    memory = ring_bytes(tokens), ahead_bytes() if overlaps else 0
     launch(
         library,
         "mii_skinny_wgmma",
         *(out, _partials(pieces, rows, tokens, x.device) if splits > 1 else None, x, weight, bias),
-        *(tokens, n, k, rows, splits, min(count, pieces), *memory, overlaps, x.dtype),
+        *(tokens, n, k, rows, splits, min(count, pieces), ring_bytes(tokens), _may_overlap(x), x.dtype),
         on=x,
     )
 

@@ -75,7 +75,6 @@ inline void copy_box(void *shared, const CUtensorMap *map, int column, int row, 
     }});
 }
 
-inline void prefetch_box(const CUtensorMap *, int, int) {}
 inline void prefetch_map(const CUtensorMap *) {}
 inline void fence_proxy_async() {}
 
