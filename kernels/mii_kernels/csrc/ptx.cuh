@@ -34,10 +34,11 @@ __device__ inline void let_next_grid_begin() {
 #endif
 }
 
-// What a kernel that overlaps others begins with if all that it does depends on earlier ones.
+// What a kernel that overlaps others begins with if all that it does depends on earlier ones. Only then may the next
+// one begin: blocks of a third that came to wait would be in the way of the first's, and spread unevenly around them.
 __device__ inline void begin_overlapped() {
-    let_next_grid_begin();
     wait_for_earlier_grids();
+    let_next_grid_begin();
 }
 
 __device__ inline unsigned shared_address(const void *shared) {
