@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mii.config import BLOCK_SIZE
 from mii.core import EngineRequest, SamplingParams
 from mii.engine.block_manager import BlockManager
+from mii.engine.prompt_budget import prompt_budget
 from mii.engine.scheduler import ScheduledBatch, Scheduler
 from mii.engine.sequence import Sequence, Status
 from mii.errors import InvalidRequest
@@ -260,3 +261,34 @@ class Machine(RuleBasedStateMachine):
 
 Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 TestMachine = Machine.TestCase
+
+
+@pytest.mark.parametrize(
+    ("budget", "decodes", "waiting", "expected"),
+    [
+        (8192, 0, 500, 8192),
+        (8192, 16, 500, 8192),
+        (8192, 32, 500, 4096),
+        (8192, 64, 500, 2048),
+        (8192, 256, 500, 2048),
+        (8192, 256, 8 * 8192, 2048),
+        (8192, 256, 8 * 8192 + 1, 8192),
+        (256, 256, 0, 256),
+    ],
+)
+def test_prompts_give_way_to_decodes_unless_many_wait(
+    budget: int, decodes: int, waiting: int, expected: int
+) -> None:
+    assert prompt_budget(budget, decodes, waiting) == expected
+
+
+def test_a_step_with_many_decodes_takes_fewer_prompt_tokens() -> None:
+    it = scheduler(blocks=400, budget=8192, rows=80, length=10000)
+    for index in range(64):
+        it.add(request(f"{index}", [1] * 5, 20))
+    step(it)
+    it.add(request("long", [2] * 9000, 1))
+    assert step(it).num_tokens == 64 + 2048
+    for index in range(64):
+        it.abort(f"{index}")
+    assert step(it).num_tokens == 9000 - 2048

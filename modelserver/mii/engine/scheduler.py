@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from mii.config import BLOCK_SIZE
 from mii.core import EngineRequest, FinishReason
 from mii.engine.block_manager import BlockManager
+from mii.engine.prompt_budget import backlog, prompt_budget
 from mii.engine.sequence import Sequence, Status, blocks_for
 from mii.errors import InvalidRequest
 
@@ -107,6 +108,8 @@ class Scheduler:
         batch = ScheduledBatch()
         preemptions = self.num_preemptions
         budget = self._schedule_decodes(batch, self.token_budget)
+        waiting = backlog(self.waiting, self.token_budget)
+        budget = min(budget, prompt_budget(self.token_budget, len(batch.decodes), waiting))
         budget, starved = self._continue_prompts(batch, budget)
         if not starved and preemptions == self.num_preemptions:
             self._admit(batch, budget)
