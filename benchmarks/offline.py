@@ -154,7 +154,7 @@ def elapsed(records: list[Record]) -> float:
 
 def compare(engine: Engine, name: str, requests: list[Request], seconds: float) -> dict[str, float]:
     """Ratios over transformers: of all requests, and of one stream (the median of three each)."""
-    truth = load_transformers(name, engine)
+    truth = load_transformers(name, engine.info.dtype, engine.runner.device)
     run_transformers(truth, requests[:1])
     theirs = sum(run_transformers(truth, [request]) for request in requests)
     single = statistics.median(elapsed(run_engine(engine, requests[:1])) for _ in range(3))
@@ -167,7 +167,7 @@ def compare(engine: Engine, name: str, requests: list[Request], seconds: float) 
     }
 
 
-def load_transformers(name: str, engine: Engine) -> Any:
+def load_transformers(name: str, dtype: str, device: torch.device) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -176,9 +176,8 @@ def load_transformers(name: str, engine: Engine) -> Any:
     snapshot = fetch(name)
     gguf = snapshot.gguf.name if snapshot.gguf else None
     directory = snapshot.gguf.parent if snapshot.gguf else Path(snapshot.directory)
-    dtype = getattr(torch, engine.info.dtype)
-    model = AutoModelForCausalLM.from_pretrained(directory, gguf_file=gguf, dtype=dtype)
-    return model.to(engine.runner.device).eval()
+    model = AutoModelForCausalLM.from_pretrained(directory, gguf_file=gguf, dtype=getattr(torch, dtype))
+    return model.to(device).eval()
 
 
 @torch.inference_mode()
