@@ -1,168 +1,173 @@
-// The limits on z that top-k and top-p mean, without sorting.
+// The limits on z that top-k, top-p and min-p mean, without sorting.
 //
-// One pass over the row counts its tokens by z in BINS bins of 1/256, the last one for all below -32. Counts say in
-// which bin the k-th token is; with the bins' edges they bound the mass above each bin, and so say between which
-// two bins the mass reaches top-p. One more pass adds up exactly what is above this bracket and collects what is
-// in it, some hundred tokens as a rule; a bisection over the bits of z then finds the limit among these. Where they
-// are too many for the list (ties, or a limit below -32), the bisection reads the row instead.
+// The counts of the first pass say in which bin the k-th token is; with the bins' edges they bound the mass below
+// each bin, and so say between which bins top-p is reached. Together they make a window of distances: what is better
+// survives, what is worse does not, and what is inside, some hundred tokens as a rule, is listed by one more pass and
+// looked at exactly (selection.cuh). Where the list has no room (most of the tokens alike; k in the thousands with
+// top-p), the limit is found by bisection over the whole row.
 #pragma once
 
-#include "scores.cuh"
-#include "search.cuh"
+#include "selection.cuh"
+#include "survey.cuh"
 
 namespace mii {
 
-constexpr int BINS = 8192;
-constexpr float BINS_PER_UNIT = 256;
-constexpr int LIST = 8192;
-constexpr double MARGIN = 1e-5;  // more than the relative error of a weight
+constexpr double MARGIN = 3e-5;     // more than the relative error of a bin's mass
+constexpr double SUM_ERROR = 1e-6;  // and of the row's
 
 struct LimitScratch {  // shared
-    unsigned counts[BINS];
-    float list[LIST];
-    int listed;
-    unsigned keys[WARP];
+    SurveyScratch survey;
+    SelectionScratch selection;
     double sums[WARP];
-    SearchScratch search;
 };
 
-__device__ inline int bin_of(float z) {
-    return static_cast<int>(fminf(fabsf(z) * BINS_PER_UNIT, static_cast<float>(BINS - 1)));
-}
+// Of distances, in bins.
+struct Window {
+    float first;
+    float end;
 
-// The largest and the smallest weight that a token of the bin can have.
-__device__ inline double most_in(int bin) { return weight_of(-bin / BINS_PER_UNIT); }
-__device__ inline double least_in(int bin) {
-    return bin == BINS - 1 ? 0.0 : static_cast<double>(weight_of(-(bin + 1) / BINS_PER_UNIT));
-}
-
-struct Bracket {
-    int first;
-    int last;
+    __device__ Window meet(Window other) const { return {fminf(first, other.first), fminf(end, other.end)}; }
 };
 
-template <typename T, int WIDTH>
-struct Limits {
-    Row<T, WIDTH> row;
-    Scale scale;
+constexpr float EVERYTHING = INFINITY;
+
+// That of a limit in bins first to last. One more bin: z may be equal where distances are not quite.
+__device__ inline Window window_of(int first, int last) {
+    return {first > 0 ? static_cast<float>(first) : -EVERYTHING,
+            last < BINS - 1 ? static_cast<float>(last + 2) : EVERYTHING};
+}
+
+struct Totals {
+    float best;   // the best logit
+    double mass;  // of the row, relative to the best token's weight
+    double rest;  // of the tokens that were not counted
+};
+
+// What bounds the limits; by all threads of the block alike.
+struct Bounds {
+    Temperature temperature;
+    Bins bins;
+    Totals totals;
     LimitScratch &scratch;
 
-    // Counts the tokens of each bin; returns the mass of the row.
-    __device__ double count() const {
-        for (int i = threadIdx.x; i < BINS; i += blockDim.x) scratch.counts[i] = 0;
-        __syncthreads();
-        double mass = 0;
-        row.each([&](int, const float(&x)[WIDTH]) {
-            float part = 0;
-#pragma unroll
-            for (int i = 0; i < WIDTH; ++i) {
-                float z = scale(x[i]);
-                part += weight_of(z);
-                atomicAdd(&scratch.counts[bin_of(z)], 1u);
-            }
-            mass += part;
-        });
-        __syncthreads();  // the counts are complete
-        return row_reduce(mass, Sum{}, scratch.sums);
+    // The best token's distance from the origin: none, or it is better.
+    __device__ float lead() const { return (totals.best - bins.origin) * bins.per_logit; }
+    __device__ double weight_at(float distance) const {
+        return temperature.weight(-(distance + lead()) / bins.per_logit);
+    }
+    __device__ double most(int bin) const {
+        return bin == 0 ? 1.0 : weight_at(static_cast<float>(bin)) * (1 + MARGIN);
+    }
+    __device__ double least(int bin) const {
+        return bin == BINS - 1 ? 0.0 : weight_at(static_cast<float>(bin + 1)) * (1 - MARGIN);
     }
 
-    // The k-th largest z. 0 < k <= vocab.
-    __device__ float top_k(int k) const {
-        auto count = [&](int bin) { return static_cast<double>(scratch.counts[bin]); };
+    // The bin of the k-th token; BINS if there are fewer above -inf.
+    __device__ int kth_bin(int k) const {
+        auto count = [&](int bin) { return static_cast<double>(scratch.survey.counts[bin]); };
         auto reached = [&](double running, double) { return running >= k; };
-        int bin = block_search(BINS, count, reached, scratch.search).index;
-        return find({bin, bin}, -INFINITY, k, [](float) { return 1.0f; });
+        return block_search(BINS, count, reached, scratch.selection.search).index;
     }
 
-    // The largest limit that leaves at least `target` of the mass of the tokens with z >= floor.
-    __device__ float top_p(double target, float floor) const {
-        int floor_bin = bin_of(floor);  // only some of its tokens are at or above the floor
-        auto most = [&](int bin) { return bin > floor_bin ? 0.0 : scratch.counts[bin] * most_in(bin); };
-        auto least = [&](int bin) { return bin >= floor_bin ? 0.0 : scratch.counts[bin] * least_in(bin); };
-        auto perhaps = [&](double running, double) { return running >= target * (1 - MARGIN); };
-        auto surely = [&](double running, double) { return running >= target * (1 + MARGIN); };
-        int first = block_search(BINS, most, perhaps, scratch.search).index;
-        int last = block_search(BINS, least, surely, scratch.search).index;
-        auto weight = [](float z) { return weight_of(z); };
-        return find({min(first, floor_bin), min(last, floor_bin)}, floor, target, weight);
+    // The first bin below which there is surely, or perhaps, no more mass than top-p leaves out.
+    template <typename Edge>
+    __device__ int nucleus_bin(double left_out, Edge edge) const {
+        auto mass = [&](int bin) { return scratch.survey.counts[bin] ? scratch.survey.counts[bin] * edge(bin) : 0.0; };
+        auto reached = [&](double running, double total) { return total - running <= left_out; };
+        return block_search(BINS, mass, reached, scratch.selection.search).index;
     }
 
-    // The mass of the tokens with z >= floor.
-    __device__ double mass(float floor) const {
-        double mass = 0;
-        row.each([&](int, const float(&x)[WIDTH]) {
-            float part = 0;
-#pragma unroll
-            for (int i = 0; i < WIDTH; ++i) {
-                float z = scale(x[i]);
-                if (z >= floor) part += weight_of(z);
-            }
-            mass += part;
-        });
-        return row_reduce(mass, Sum{}, scratch.sums);
+    __device__ Window nucleus(float p) const {
+        double left_out = totals.mass * (1 - static_cast<double>(p)) - totals.rest, error = totals.mass * SUM_ERROR;
+        int first = nucleus_bin(left_out + error, [&](int bin) { return least(bin); });
+        int last = nucleus_bin(left_out - error, [&](int bin) { return most(bin); });
+        return window_of(min(first, BINS - 1), last);
     }
 
-    // The largest limit, among the z of the bracket that are >= floor, for which the weights of the tokens at or
-    // above it reach the target.
-    template <typename Weight>
-    __device__ float find(Bracket bracket, float floor, double target, Weight weight) const {
-        __syncthreads();  // nobody reads the last list any more
-        if (threadIdx.x == 0) scratch.listed = 0;
-        __syncthreads();
-        double above = 0;
-        unsigned low = 0xffffffffu, high = 0;
-        row.each([&](int, const float(&x)[WIDTH]) {
-            float part = 0;
-#pragma unroll
-            for (int i = 0; i < WIDTH; ++i) {
-                float z = scale(x[i]);
-                int bin = bin_of(z);
-                if (bin > bracket.last || z < floor) continue;
-                if (bin < bracket.first) {
-                    part += weight(z);
-                    continue;
-                }
-                low = min(low, key_of(z)), high = max(high, key_of(z));
-                int at = atomicAdd(&scratch.listed, 1);
-                if (at < LIST) scratch.list[at] = z;
-            }
-            above += part;
-        });
-        __syncthreads();  // the list is complete
-        above = row_reduce(above, Sum{}, scratch.sums);
-        low = row_reduce(low, Min{}, scratch.keys);
-        high = row_reduce(high, Max{}, scratch.keys);
-        auto reaches = [&](unsigned key) { return above + sum_to(key, bracket, floor, weight) >= target; };
+    __device__ Window at(float z) const {
+        float distance = -z * BINS_PER_UNIT - lead();
+        return {distance < 1 ? -EVERYTHING : floorf(distance) - 1, fmaxf(floorf(distance), 0.0f) + 2};
+    }
+
+    // Of all filters; with k and p all that top-k leaves, because top-p is of its mass.
+    __device__ Window window(Filters &filters) const {
+        Window window{EVERYTHING, EVERYTHING};
+        if (filters.k > 0) {
+            int bin = kth_bin(filters.k);
+            if (bin == BINS) filters.k = 0;
+            else window = window_of(filters.p < 1 ? 0 : bin, bin);
+            if (filters.k > 0 && filters.p < 1) return window;
+        }
+        if (filters.p < 1) window = window.meet(nucleus(filters.p));
+        return filters.min_z > -INFINITY ? window.meet(at(filters.min_z)) : window;
+    }
+
+    // Of the counted tokens that are better than the window.
+    __device__ double count_before(float first) const {
+        double count = 0;
+        for (int i = threadIdx.x; i < BINS && static_cast<float>(i) < first; i += blockDim.x)
+            count += scratch.survey.counts[i];
+        return row_reduce(count, Sum{}, scratch.sums);
+    }
+};
+
+// The strictest limit, from the window's list. `above`: the mass of what is better than the window.
+__device__ inline float listed_limit(const Bounds &bounds, const Selection &selection, const Filters &filters,
+                                     const Window &window, double above) {
+    float limit = -INFINITY;
+    double mass = bounds.totals.mass;
+    auto one = [](float) { return 1.0f; };
+    auto weight = [](float weight) { return weight; };
+    if (filters.k > 0) limit = selection.limit(bounds.count_before(window.first), filters.k, limit, one);
+    if (filters.k > 0 && filters.p < 1) {
+        mass = 0;
+        selection.each([&](float z, float weight, int) { mass += z >= limit ? weight : 0.0f; });
+        mass = above + row_reduce(mass, Sum{}, bounds.scratch.sums);
+    }
+    if (filters.p < 1) limit = fmaxf(limit, selection.limit(above, filters.p * mass, limit, weight));
+    return fmaxf(limit, filters.min_z);
+}
+
+// The same from the row itself.
+template <typename T, int WIDTH>
+struct RowLimits {
+    Row<T, WIDTH> row;
+    Temperature temperature;
+    float best;
+    double *scratch;  // shared, [WARP]
+
+    __device__ float limit(const Filters &filters) const {
+        float limit = -INFINITY;
+        if (filters.k > 0) limit = bisect(filters.k, limit, [](float) { return 1.0f; });
+        auto weight = [&](float distance) { return temperature.weight(distance); };
+        if (filters.p < 1) limit = bisect(filters.p * sum(limit, weight), limit, weight);
+        return fmaxf(limit, filters.min_z);
+    }
+
+    // The largest limit from the floor up above which the sum of the values reaches the target.
+    template <typename Value>
+    __device__ float bisect(double target, float floor, Value value) const {
+        unsigned low = 0, high = key_of(floor);
         while (low < high) {
             unsigned middle = low + (high - low) / 2;
-            if (reaches(middle)) high = middle;
+            if (sum(-__uint_as_float(middle), value) >= target) high = middle;
             else low = middle + 1;
         }
         return -__uint_as_float(low);
     }
 
-    // The weights of the bracket's tokens with keys up to `key`. Those of a list come in any order, but are so
-    // much alike that their sum is exact in double.
-    template <typename Weight>
-    __device__ double sum_to(unsigned key, Bracket bracket, float floor, Weight weight) const {
+    // value(distance) of the tokens with z >= limit.
+    template <typename Value>
+    __device__ double sum(float limit, Value value) const {
         double sum = 0;
-        if (scratch.listed <= LIST) {
-            for (int i = threadIdx.x; i < scratch.listed; i += blockDim.x) {
-                float z = scratch.list[i];
-                if (key_of(z) <= key) sum += weight(z);
-            }
-        } else {
-            row.each([&](int, const float(&x)[WIDTH]) {
+        row.each([&](int, const float(&x)[WIDTH]) {
+            float part = 0;
 #pragma unroll
-                for (int i = 0; i < WIDTH; ++i) {
-                    float z = scale(x[i]);
-                    int bin = bin_of(z);
-                    bool inside = bin >= bracket.first && bin <= bracket.last && z >= floor;
-                    if (inside && key_of(z) <= key) sum += weight(z);
-                }
-            });
-        }
-        return row_reduce(sum, Sum{}, scratch.sums);
+            for (int i = 0; i < WIDTH; ++i)
+                if (temperature.z(x[i] - best) >= limit) part += value(x[i] - best);
+            sum += part;
+        });
+        return row_reduce(sum, Sum{}, scratch);
     }
 };
 

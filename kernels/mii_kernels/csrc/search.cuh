@@ -33,10 +33,13 @@ template <typename Value, typename Reached>
 __device__ inline Place block_search(int n, Value value, Reached reached, SearchScratch &scratch) {
     int per_thread = ceil_div(n, static_cast<int>(blockDim.x));
     int begin = min(n, static_cast<int>(threadIdx.x) * per_thread), end = min(n, begin + per_thread);
-    double own = 0;
-    for (int i = begin; i < end; ++i) own += value(i);
-    double inclusive = warp_scan(own);
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    double own = 0;
+    for (int i = 0, at = begin + lane % per_thread; i < per_thread; ++i) {  // lanes out of step: other banks
+        if (at < end) own += value(at);
+        if (++at == begin + per_thread) at = begin;
+    }
+    double inclusive = warp_scan(own);
     if (lane == WARP - 1) scratch.sums[warp] = inclusive;
     if (threadIdx.x == 0) scratch.found.index = n;
     __syncthreads();

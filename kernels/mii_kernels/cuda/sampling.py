@@ -7,7 +7,7 @@ from mii_kernels import reference
 from mii_kernels._lib import Library
 from mii_kernels.cuda.arguments import column, launch, served
 
-MAX_VOCAB = 500_000  # what a block's shared memory has room for, one sum for 32 tokens
+MAX_VOCAB = 500_000  # what a block's shared memory has room for, 28 bytes for 128 tokens or more
 
 
 def greedy(library: Library, logits: Tensor) -> Tensor:

@@ -188,6 +188,11 @@ inline float __logf(float x) { return logf(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __frcp_rn(float x) { return 1.0f / x; }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rd(float a, float b) {
+    double sum = static_cast<double>(a) + b;
+    float rounded = static_cast<float>(sum);
+    return rounded > sum ? nextafterf(rounded, -INFINITY) : rounded;
+}
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline float __saturatef(float x) { return x > 0 ? min(x, 1.0f) : 0.0f; }
 template <typename T> T __ldg(const T *at) { return *at; }

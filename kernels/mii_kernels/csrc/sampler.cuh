@@ -1,0 +1,130 @@
+// What survives the filters, as a sum of weights for each tile of a row.
+#pragma once
+
+#include "limits.cuh"
+
+namespace mii {
+
+struct SampleScratch {  // shared
+    double sums[WARP];
+    float peaks[WARP];
+    unsigned long long best[WARP];
+    SearchScratch search;
+};
+
+struct Survived {
+    float best;   // the best logit
+    float limit;  // of z
+};
+
+struct TileScratch {  // shared; of each tile
+    double *sums;  // of the weights that survive
+    Fixed *late;   // of those in the list, until they are added
+    Mass *masses;  // of the first pass
+
+    static constexpr size_t BYTES = sizeof(double) + sizeof(Fixed) + sizeof(Mass);
+
+    __device__ TileScratch(void *shared, int tiles)
+        : sums(static_cast<double *>(shared)),
+          late(reinterpret_cast<Fixed *>(sums + tiles)),
+          masses(reinterpret_cast<Mass *>(late + tiles)) {}
+};
+
+template <typename T, int WIDTH>
+struct Sampler {
+    Row<T, WIDTH> row;
+    Temperature temperature;
+    SampleScratch &scratch;
+    TileScratch of_tile;
+
+    __device__ int tiles() const { return Tile<T, WIDTH>::count(row.vocab); }
+
+    template <bool FILTERED>
+    __device__ Survived survive(const Filters &filters, LimitScratch *limits) const {
+        Survey<T, WIDTH> survey{row, temperature};
+        if constexpr (FILTERED) {
+            if (filters.any()) {
+                Bins bins = survey.counting(filters, of_tile.masses, limits->survey);
+                Totals totals = normalise();
+                return {totals.best, filter(bins, totals, filters, *limits)};
+            }
+        }
+        survey.plain(of_tile.masses);
+        return {normalise().best, -INFINITY};
+    }
+
+    // Makes sums of the tiles' masses, relative to the best token's weight.
+    __device__ Totals normalise() const {
+        float best = -FLT_MAX;
+        for (int i = threadIdx.x; i < tiles(); i += blockDim.x) best = fmaxf(best, of_tile.masses[i].peak);
+        best = row_reduce(best, Max{}, scratch.peaks);
+        double mass = 0, rest = 0;
+        for (int i = threadIdx.x; i < tiles(); i += blockDim.x) {
+            double factor = ::exp2(static_cast<double>(of_tile.masses[i].peak - best) * temperature.rate);
+            if (factor < 0x1p-100) factor = 0;  // as single weights are
+            of_tile.sums[i] = of_tile.masses[i].all * factor;
+            mass += of_tile.sums[i], rest += of_tile.masses[i].rest * factor;
+        }
+        __syncthreads();  // the sums are complete
+        mass = row_reduce(mass, Sum{}, scratch.sums);
+        return {best, mass, row_reduce(rest, Sum{}, scratch.sums)};
+    }
+
+    // The limit that the filters mean. Leaves in `sums` what survives it.
+    __device__ float filter(const Bins &bins, const Totals &totals, Filters filters, LimitScratch &limits) const {
+        Bounds bounds{temperature, bins, totals, limits};
+        Selection selection{temperature, totals.best, limits.selection};
+        Window window = bounds.window(filters);
+        double above = collect(bins, window, totals.best, limits.selection);
+        if (limits.selection.listed > LIST) return filter_row(filters, totals.best);
+        float limit = listed_limit(bounds, selection, filters, window, above);
+        selection.each([&](float z, float weight, int id) {
+            if (z >= limit) of_tile.late[id / Tile<T, WIDTH>::TOKENS].add(weight);
+        });
+        __syncthreads();
+        for (int i = threadIdx.x; i < tiles(); i += blockDim.x) of_tile.sums[i] += of_tile.late[i].value();
+        __syncthreads();
+        return limit;
+    }
+
+    // Sums what is better than the window, which it returns, and lists what is in it.
+    __device__ double collect(const Bins &bins, const Window &window, float best, SelectionScratch &list) const {
+        if (threadIdx.x == 0) list.listed = 0;
+        for (int i = threadIdx.x; i < tiles(); i += blockDim.x) of_tile.late[i] = {};
+        __syncthreads();
+        return sum_tiles([&](int id, float x) {
+            float distance = bins.distance(x);
+            if (distance < window.first) return temperature.weight(x - best);
+            if (distance < window.end) {
+                int at = atomicAdd(&list.listed, 1);
+                if (at < LIST) list.list[at] = {x, id};
+            }
+            return 0.0f;
+        });
+    }
+
+    __device__ float filter_row(const Filters &filters, float best) const {
+        float limit = RowLimits<T, WIDTH>{row, temperature, best, scratch.sums}.limit(filters);
+        sum_tiles([&](int, float x) {
+            return temperature.z(x - best) >= limit ? temperature.weight(x - best) : 0.0f;
+        });
+        return limit;
+    }
+
+    // Leaves weight(id, x) of each tile in `sums`; returns that of the row.
+    template <typename Weight>
+    __device__ double sum_tiles(Weight weight) const {
+        TileRange mine(tiles());
+        double all = 0;
+        for (int index = mine.begin; index < mine.end; ++index) {
+            float part = 0;
+            Tile<T, WIDTH>(row, index).each([&](int id, float x) { part += weight(id, cleaned(x)); });
+            double sum = warp_reduce(part, Sum{});
+            if (threadIdx.x % WARP == 0) of_tile.sums[index] = sum, all += sum;
+        }
+        __syncthreads();  // the sums are complete, and what `weight` lists
+        return row_reduce(all, Sum{}, scratch.sums);
+    }
+};
+
+}  // namespace mii
