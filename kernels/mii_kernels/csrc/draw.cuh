@@ -28,7 +28,7 @@ struct Draw {
     __device__ int in_tile(int index, double wanted) const {
         RowTile tile(row, index);
         double sums[RowTile::VECTORS] = {}, whole = 0;
-        tile.each([&](int id, float x) { sums[(id - tile.first) / RowTile::STEP] += weight(x); });
+        tile.each([&](int place, float x) { sums[place / WIDTH] += weight(x); });
 #pragma unroll
         for (double &sum : sums) sum = warp_reduce(sum, Sum{}), whole += sum;
         wanted = fmin(wanted, whole * (1 - 0x1p-50));  // rounding must not lead past the end

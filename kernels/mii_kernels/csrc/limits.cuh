@@ -31,10 +31,10 @@ struct Window {
 
 constexpr float EVERYTHING = INFINITY;
 
-// That of a limit in bins first to last. One more bin: z may be equal where distances are not quite.
+// That of a limit in bins first to last; bin BINS is all below. One more: z may be equal where distances are not quite.
 __device__ inline Window window_of(int first, int last) {
     return {first > 0 ? static_cast<float>(first) : -EVERYTHING,
-            last < BINS - 1 ? static_cast<float>(last + 2) : EVERYTHING};
+            last < BINS ? static_cast<float>(last + 2) : EVERYTHING};
 }
 
 struct Totals {
@@ -58,11 +58,9 @@ struct Bounds {
     __device__ double most(int bin) const {
         return bin == 0 ? 1.0 : weight_at(static_cast<float>(bin)) * (1 + MARGIN);
     }
-    __device__ double least(int bin) const {
-        return bin == BINS - 1 ? 0.0 : weight_at(static_cast<float>(bin + 1)) * (1 - MARGIN);
-    }
+    __device__ double least(int bin) const { return weight_at(static_cast<float>(bin + 1)) * (1 - MARGIN); }
 
-    // The bin of the k-th token; BINS if there are fewer above -inf.
+    // The bin of the k-th token; BINS if fewer are counted.
     __device__ int kth_bin(int k) const {
         auto count = [&](int bin) { return static_cast<double>(scratch.survey.counts[bin]); };
         auto reached = [&](double running, double) { return running >= k; };
@@ -81,7 +79,7 @@ struct Bounds {
         double left_out = totals.mass * (1 - static_cast<double>(p)) - totals.rest, error = totals.mass * SUM_ERROR;
         int first = nucleus_bin(left_out + error, [&](int bin) { return least(bin); });
         int last = nucleus_bin(left_out - error, [&](int bin) { return most(bin); });
-        return window_of(min(first, BINS - 1), last);
+        return window_of(first, last);
     }
 
     __device__ Window at(float z) const {
@@ -90,15 +88,14 @@ struct Bounds {
     }
 
     // Of all filters; with k and p all that top-k leaves, because top-p is of its mass.
-    __device__ Window window(Filters &filters) const {
+    __device__ Window window(const Filters &filters) const {
         Window window{EVERYTHING, EVERYTHING};
         if (filters.k > 0) {
             int bin = kth_bin(filters.k);
-            if (bin == BINS) filters.k = 0;
-            else window = window_of(filters.p < 1 ? 0 : bin, bin);
-            if (filters.k > 0 && filters.p < 1) return window;
+            if (filters.p < 1) return window_of(0, bin);
+            window = window_of(bin, bin);
         }
-        if (filters.p < 1) window = window.meet(nucleus(filters.p));
+        if (filters.p < 1) window = nucleus(filters.p);
         return filters.min_z > -INFINITY ? window.meet(at(filters.min_z)) : window;
     }
 

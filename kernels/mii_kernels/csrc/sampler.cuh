@@ -71,7 +71,8 @@ struct Sampler {
     }
 
     // The limit that the filters mean. Leaves in `sums` what survives it.
-    __device__ float filter(const Bins &bins, const Totals &totals, Filters filters, LimitScratch &limits) const {
+    __device__ float filter(const Bins &bins, const Totals &totals, const Filters &filters,
+                            LimitScratch &limits) const {
         Bounds bounds{temperature, bins, totals, limits};
         Selection selection{temperature, totals.best, limits.selection};
         Window window = bounds.window(filters);
@@ -92,37 +93,51 @@ struct Sampler {
         if (threadIdx.x == 0) list.listed = 0;
         for (int i = threadIdx.x; i < tiles(); i += blockDim.x) of_tile.late[i] = {};
         __syncthreads();
-        return sum_tiles([&](int id, float x) {
-            float distance = bins.distance(x);
-            if (distance < window.first) return temperature.weight(x - best);
-            if (distance < window.end) {
-                int at = atomicAdd(&list.listed, 1);
-                if (at < LIST) list.list[at] = {x, id};
-            }
-            return 0.0f;
+        return sum_tiles([&](const Tile<T, WIDTH> &tile) {
+            float part = 0;
+            unsigned inside = 0;
+            tile.each([&](int place, float x) {  // NaN is nowhere
+                float distance = bins.distance(x), weight = temperature.weight(fminf(x - best, 0.0f));
+                if (distance < window.first) part += weight;
+                else if (distance < window.end) inside |= 1u << place;
+            });
+            if (inside) append(tile, inside, list);
+            return part;
         });
+    }
+
+    // inside: a bit for each place of the tile.
+    __device__ void append(const Tile<T, WIDTH> &tile, unsigned inside, SelectionScratch &list) const {
+        int at = atomicAdd(&list.listed, __popc(inside));
+        for (; inside && at < LIST; inside &= inside - 1) {
+            int id = tile.id(__ffs(static_cast<int>(inside)) - 1);
+            list.list[at++] = {cleaned(to_float(row.logits[id])), id};
+        }
     }
 
     __device__ float filter_row(const Filters &filters, float best) const {
         float limit = RowLimits<T, WIDTH>{row, temperature, best, scratch.sums}.limit(filters);
-        sum_tiles([&](int, float x) {
-            return temperature.z(x - best) >= limit ? temperature.weight(x - best) : 0.0f;
+        sum_tiles([&](const Tile<T, WIDTH> &tile) {
+            float part = 0;
+            tile.each([&](int, float x) {
+                float distance = cleaned(x) - best;
+                if (temperature.z(distance) >= limit) part += temperature.weight(distance);
+            });
+            return part;
         });
         return limit;
     }
 
-    // Leaves weight(id, x) of each tile in `sums`; returns that of the row.
-    template <typename Weight>
-    __device__ double sum_tiles(Weight weight) const {
+    // Leaves part(tile) of each tile, over its lanes, in `sums`; returns that of the row.
+    template <typename Part>
+    __device__ double sum_tiles(Part part) const {
         TileRange mine(tiles());
         double all = 0;
         for (int index = mine.begin; index < mine.end; ++index) {
-            float part = 0;
-            Tile<T, WIDTH>(row, index).each([&](int id, float x) { part += weight(id, cleaned(x)); });
-            double sum = warp_reduce(part, Sum{});
+            double sum = warp_reduce(part(Tile<T, WIDTH>(row, index)), Sum{});
             if (threadIdx.x % WARP == 0) of_tile.sums[index] = sum, all += sum;
         }
-        __syncthreads();  // the sums are complete, and what `weight` lists
+        __syncthreads();  // the sums are complete, and the list
         return row_reduce(all, Sum{}, scratch.sums);
     }
 };

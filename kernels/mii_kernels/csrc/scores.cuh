@@ -17,7 +17,7 @@ __device__ inline unsigned key_of(float z) { return __float_as_uint(fabsf(z)); }
 
 template <typename T, int WIDTH>
 struct Row {
-    static constexpr int UNROLL = 4;  // vectors that a thread has under way: 64 KB for two blocks of 512
+    static constexpr int UNROLL = 2;  // vectors that a thread has under way: 32 KB for two blocks of 512
     const T *logits;
     int vocab;
 

@@ -20,16 +20,15 @@ struct Filters {
     __device__ bool any() const { return k > 0 || p < 1 || min_z > -INFINITY; }
 };
 
-// Distances from `origin`, in bins: bin b has [b, b + 1), the first also all that is better, the last all below.
+// Distances from `origin`, in bins: bin b has [b, b + 1), the first also all that is better.
 struct Bins {
     float origin;
     float per_logit;
-    float cut;  // what is further than this is not counted
+    float cut;  // at most BINS; what is further is not counted
 
     __device__ float distance(float x) const { return (origin - x) * per_logit; }
     static __device__ int index(float distance) {
-        float inside = fminf(fmaxf(distance, 0.0f), static_cast<float>(BINS - 1));
-        return __float_as_uint(__fadd_rd(inside, 0x1p23f)) & 0x7fffff;  // a conversion is four times as slow
+        return __float_as_uint(__fadd_rd(fmaxf(distance, 0.0f), 0x1p23f)) & (BINS - 1);  // no slow conversion
     }
 };
 
@@ -139,7 +138,7 @@ struct Survey {
             known += scratch.first[w].all * temperature.weight(scratch.first[w].peak - origin);
         if (filters.k > WARP * warps) kth = -INFINITY;
         Bins bins{origin, fminf(BINS_PER_UNIT / temperature.value, FLT_MAX), 0};
-        bins.cut = cut_of(filters, known, bins.distance(kth));
+        bins.cut = fminf(cut_of(filters, known, bins.distance(kth)), static_cast<float>(BINS));
         return bins;
     }
 
