@@ -156,8 +156,24 @@ def _of_rows(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
         shape = f"{rows}x{vocab} of spread {spread:g}, {name}"
         return Case("sample", shape, make, run, lambda *inputs: reference.sample(*inputs), moved)
 
+    def log_probs(num_top: int) -> Case:
+        """Of the token and of the likeliest."""
+        return Case(
+            "log_probs",
+            f"{rows}x{vocab}, {num_top} likeliest",
+            lambda device: (
+                _normal(device, dtype, (rows, vocab))[0] * 4,
+                torch.arange(rows, device=device),
+            ),
+            lambda ops, logits, ids: ops.log_probs(logits, ids, num_top)[0],
+            lambda logits, ids: logits.double().log_softmax(-1).gather(1, ids[:, None]).squeeze(1),
+            moved,
+        )
+
     return [
         greedy,
+        log_probs(0),
+        log_probs(5),
         sample("no filter", 1, 0, 1.0),
         sample("top-p 0.9", 1, 0, 0.9),  # three fifths of the vocabulary survive
         sample("top-p 0.9", 4, 0, 0.9),  # some hundred tokens do, as in a text

@@ -41,6 +41,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "mii_moe_permute": (*[c_void_p] * 5, *[c_int64] * 2, *[c_int] * 3, c_void_p),
     "mii_moe_unpermute": (*[c_void_p] * 4, *[c_int64] * 2, *[c_int] * 2, c_void_p),
     "mii_sample": (*[c_void_p] * 8, c_int64, c_int, c_int64, c_int, c_void_p),
+    "mii_log_probs": (*[c_void_p] * 5, c_int64, c_int, c_int64, *[c_int] * 2, c_void_p),
     "mii_attention_decode": (*[c_void_p] * 8, *[c_int64] * 3, *[c_int] * 5, c_float, c_int, c_void_p),
     "mii_attention_prefill": (*[c_void_p] * 7, *[c_int64] * 4, *[c_int] * 4, c_float, c_int, c_void_p),
     "mii_attention_prefill_wgmma": (*[c_void_p] * 7, *[c_int64] * 4, *[c_int] * 4, c_float, c_int, c_void_p),

@@ -91,6 +91,12 @@ MII_API cudaError_t mii_sample(int64_t *out, const void *logits, const float *te
                                const int64_t *positions, int64_t rows, int vocab, int64_t stride, mii_dtype dtype,
                                cudaStream_t stream);
 
+/* log_probs.cu: chosen [rows], of token_ids [rows]; top_ids, top [rows, k], k at most 64; logits [rows, vocab], rows
+ * `stride` apart, at most 500 000 tokens. */
+MII_API cudaError_t mii_log_probs(float *chosen, int64_t *top_ids, float *top, const void *logits,
+                                  const int64_t *token_ids, int64_t rows, int vocab, int64_t stride, int k,
+                                  mii_dtype dtype, cudaStream_t stream);
+
 /* logits.cu: out [rows, vocab]; logits [rows, vocab], rows `stride` apart. `biased` rows have `biases` token ids and
  * values each; `penalised` rows a slot of counts and in_prompt [slots, vocab], and three penalties, each. */
 MII_API cudaError_t mii_add_bias(float *out, const void *logits, const int64_t *biased_rows,

@@ -5,6 +5,8 @@
 
 namespace mii {
 
+constexpr size_t MAX_SHARED_BYTES = 227 * 1024;
+
 struct SampleScratch {  // shared
     double sums[WARP];
     float peaks[WARP];

@@ -11,7 +11,6 @@
 namespace mii {
 
 constexpr int SAMPLE_THREADS = 512;
-constexpr size_t MAX_SHARED_BYTES = 227 * 1024;
 
 template <typename T>
 struct SampleArgs {

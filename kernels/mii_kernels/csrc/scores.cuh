@@ -45,6 +45,20 @@ struct Row {
     }
 };
 
+// The order of tokens: larger for a larger logit, and among equals for a lower id; 0.0f makes -0 equal to 0.
+__device__ inline unsigned long long rank_of(float x, int id) {
+    unsigned bits = __float_as_uint(x + 0.0f);
+    bits = bits >> 31 ? ~bits : bits | 0x80000000u;
+    return static_cast<unsigned long long>(bits) << 32 | (0xffffffffu - static_cast<unsigned>(id));
+}
+__device__ inline float logit_of(unsigned long long rank) {
+    unsigned bits = static_cast<unsigned>(rank >> 32);
+    return __uint_as_float(bits >> 31 ? bits ^ 0x80000000u : ~bits);
+}
+__device__ inline int id_of(unsigned long long rank) {
+    return static_cast<int>(0xffffffffu - static_cast<unsigned>(rank));
+}
+
 struct Best {
     float x;
     int id;
@@ -59,14 +73,8 @@ __device__ inline Best best_of(const Row<T, WIDTH> &row, unsigned long long *scr
         for (int i = 0; i < WIDTH; ++i)
             if (x[i] > mine.x) mine = {x[i], id + i};
     });
-    // One number that is larger for a larger x, and among equals for a lower id; 0.0f makes -0 equal to 0.
-    unsigned bits = __float_as_uint(mine.x + 0.0f);
-    bits = bits >> 31 ? ~bits : bits | 0x80000000u;
-    unsigned long long both = static_cast<unsigned long long>(bits) << 32 | (0xffffffffu - mine.id);
-    both = row_reduce(both, Max{}, scratch);
-    bits = static_cast<unsigned>(both >> 32);
-    Best best{__uint_as_float(bits >> 31 ? bits ^ 0x80000000u : ~bits),
-              static_cast<int>(0xffffffffu - static_cast<unsigned>(both))};
+    unsigned long long rank = row_reduce(rank_of(mine.x, mine.id), Max{}, scratch);
+    Best best{logit_of(rank), id_of(rank)};
     if (best.x == -INFINITY) best.id = 0;
     return best;
 }

@@ -16,12 +16,12 @@ from mii_kernels.cuda.moe import moe_experts, moe_gate
 from mii_kernels.cuda.norms import layer_norm, rms_norm
 from mii_kernels.cuda.quantised import quantise, quantised_linear
 from mii_kernels.cuda.rotary import rope_and_store_kv
-from mii_kernels.cuda.sampling import greedy, sample
+from mii_kernels.cuda.sampling import greedy, log_probs, sample
 from mii_kernels.cuda.skinny_gemm import linear
 
 OPS = (
     *(activate, activate_and_mul, layer_norm, linear, paged_attention, rms_norm, rope_and_store_kv),
-    *(moe_experts, moe_gate, add_bias, apply_penalties, count_tokens, greedy, sample),
+    *(moe_experts, moe_gate, add_bias, apply_penalties, count_tokens, greedy, log_probs, sample),
     *(quantise, quantised_linear),
 )
 

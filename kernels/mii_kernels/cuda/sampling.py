@@ -1,4 +1,4 @@
-"""One token for each row of logits: greedy, or drawn as `reference.sampling` defines it."""
+"""Tokens from rows of logits, greedy or drawn as `reference.sampling` defines it, and log-probabilities."""
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from mii_kernels._lib import Library
 from mii_kernels.cuda.arguments import column, launch, served
 
 MAX_VOCAB = 500_000  # what a block's shared memory has room for, 28 bytes for 128 tokens or more
+MAX_TOP = 64  # likeliest tokens that mii_log_probs finds
 
 
 def greedy(library: Library, logits: Tensor) -> Tensor:
@@ -42,6 +43,21 @@ def sample(
     args = (out, logits, *parameters, *logits.shape, logits.stride(0), logits.dtype)
     launch(library, "mii_sample", *args, on=logits)
     return out
+
+
+def log_probs(
+    library: Library, logits: Tensor, token_ids: Tensor, num_top: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    if not served(logits) or logits.shape[1] > MAX_VOCAB or num_top > MAX_TOP:
+        return reference.log_probs(logits, token_ids, num_top)
+    logits = rows_of(logits)
+    n, device = len(logits), logits.device
+    chosen = torch.empty(n, dtype=torch.float32, device=device)
+    top_ids = torch.empty((n, num_top), dtype=torch.int64, device=device)
+    top = torch.empty((n, num_top), dtype=torch.float32, device=device)
+    ids, sizes = column(token_ids, torch.int64), (*logits.shape, logits.stride(0), num_top)
+    launch(library, "mii_log_probs", chosen, top_ids, top, logits, ids, *sizes, logits.dtype, on=logits)
+    return chosen, top_ids, top
 
 
 def rows_of(logits: Tensor) -> Tensor:
