@@ -1,15 +1,35 @@
 """What is decided on the host before an attention kernel is launched."""
 
+import pytest
+
 from mii_kernels.cuda.attention import MAX_SPLITS, decode_splits, prefill_launcher, prefill_tiles
 
 
+def splits(decodes: int, tokens: int, head_tiles: int = 8) -> int:
+    return decode_splits([tokens] * decodes, head_tiles, 132)
+
+
+@pytest.mark.parametrize("tokens", [300, 1200, 2600])
+@pytest.mark.parametrize("decodes", [8, 32, 64, 256])
+def test_contexts_of_many_decodes_are_whole(decodes: int, tokens: int) -> None:
+    assert splits(decodes, tokens) == 1
+
+
 def test_splits_keep_the_gpu_busy() -> None:
-    assert decode_splits(64, 8, 2600, 132) == 1  # 512 thread blocks
-    assert decode_splits(8, 8, 2600, 132) > 1
-    assert 8 < decode_splits(1, 8, 2600, 132) <= 41
-    assert decode_splits(1, 1, 64, 132) == 1
-    assert decode_splits(1, 1, 131072, 132) == MAX_SPLITS
-    assert decode_splits(4096, 1, 131072, 132) <= 4
+    assert 8 <= splits(1, 1200) <= 12
+    assert 8 <= splits(1, 2600) <= 16
+    assert splits(1, 64, head_tiles=1) == 1
+    assert splits(1, 131072, head_tiles=1) == MAX_SPLITS
+    assert splits(4096, 131072, head_tiles=1) == 1
+    assert splits(8, 32768, head_tiles=1) > 8
+
+
+def test_one_long_context_among_short_ones_is_split() -> None:
+    assert 4 <= decode_splits([100] * 63 + [32768], 8, 132) <= 16
+
+
+def test_no_context_at_all() -> None:
+    assert decode_splits([0, 0], 8, 132) == 1
 
 
 def test_tiles_of_chunks() -> None:

@@ -7,8 +7,8 @@
 // the 16 rows of the tensor core's product, so each key and value is read once for all of them; rows that a small group
 // leaves empty cost nothing that matters, because the products are far from being the bound.
 //
-// Each warp owns 16 tokens of every tile: it copies them itself, STAGES tiles ahead, keeps its own maximum and sum,
-// and meets the other warps only once, at the end. One split writes the output; of several each writes its normalised
+// Each warp owns 16 tokens of every tile: it copies their keys and their values itself, a ring of such halves ahead,
+// keeps its own maximum and sum, and meets the other warps only once, at the end. One split writes the output; of several each writes its normalised
 // sum and the logarithm of its weight, and attention_combine.cuh weighs them.
 //
 // A sequence's own tiles are divided over the splits here, not on the host: a launch captured in a CUDA graph fits any
@@ -17,6 +17,11 @@
 // Cost: 2 context kv_heads D elements read a sequence, 4 context heads D flops. 64 sequences of 2600 tokens, 8 KV heads
 // of 128 in 16 bits: 681 MB, so 203 us at the H100's 3.35 TB/s; 11 Gflop with the padding of groups of 4 to 16 rows,
 // some 3 % of that time.
+//
+// What has to be under way for that (Little's law): 3.35 TB/s times about 1 us until bytes come from memory that is busy
+// are 3.3 MB, 25 KiB on each of 132 multiprocessors. Four blocks of D = 128 with three halves of 16 KiB each have 128 to
+// 192 KiB there. Four rather than larger ones because their number decides how the work ends: 64 sequences and 8 KV
+// heads are 512 blocks, which 528 places take at once; of 396 the last 116 blocks would run almost alone.
 #include "attention.cuh"
 #include "attention_combine.cuh"
 
@@ -40,10 +45,12 @@ struct DecodeTile {
     static constexpr int WARPS = D > 128 ? 2 : 4;
     static constexpr int THREADS = WARPS * WARP;
     static constexpr int TOKENS = WARPS * MMA_ROWS;
-    static constexpr int STAGES = D <= 80 ? 3 : 2;   // so that a multiprocessor of an H100 holds three blocks
-    static constexpr int HALF = TOKENS * PITCH<D>;   // elements of K or V
-    static constexpr int OUT_PITCH = D + 8;          // of a warp's sums: floats
-    static constexpr size_t BYTES = STAGES * 2 * HALF * 2;
+    static constexpr int HALF = TOKENS * PITCH<D>;  // elements of K or V
+    static constexpr int RESIDENT = 4;              // blocks of a multiprocessor of an H100, which has 228 KiB,
+    static constexpr int HALVES = (228 / RESIDENT - 1) * 1024 / (HALF * 2);  // 1 of them not ours in each block
+    static constexpr int OUT_PITCH = D + 8;                                  // of a warp's sums: floats
+    static constexpr size_t BYTES = HALVES * HALF * 2;
+    static_assert(HALVES >= 3, "while one half is in use, two are under way");
     static_assert((OUT_PITCH + 2) * MMA_ROWS * WARPS * sizeof(float) <= BYTES, "the sums take the tiles' place");
     static_assert(KV_BLOCK % TOKENS == 0, "a tile lies in one block");
 };
@@ -55,27 +62,23 @@ __device__ inline Range split_tiles(Range visible, int tokens, int split, int sp
     return {static_cast<int>(first + count * split / splits), static_cast<int>(first + count * (split + 1) / splits)};
 }
 
-// One warp's 16 tokens: keys, values as they lie in shared memory; `position` is that of the first.
+// Scores [16, 16] of one warp's 16 keys as they lie in shared memory; `position` is that of the first.
 template <int D, typename T>
-__device__ inline void attend(float (&out)[D / 8][4], OnlineSoftmax &softmax, const unsigned (&query)[D / 16][4],
-                              const T *keys, const T *values, int position, Range visible, float scale) {
-    float scores[2][4] = {};
+__device__ inline void score(float (&scores)[2][4], const unsigned (&query)[D / 16][4], const T *keys, int position,
+                             Range visible) {
 #pragma unroll
     for (int k = 0; k < D / 16; ++k) {
         unsigned b[4];
         load_keys<D>(b, keys, 16 * k);
         multiply<T>(scores[0], scores[1], query[k], b);
     }
-    if (!visible.covers(position, MMA_ROWS)) {
-        int first = position + static_cast<int>(threadIdx.x) % 4 * 2;
+    if (visible.covers(position, MMA_ROWS)) return;
+    int first = position + static_cast<int>(threadIdx.x) % 4 * 2;
 #pragma unroll
-        for (int n = 0; n < 2; ++n)
+    for (int n = 0; n < 2; ++n)
 #pragma unroll
-            for (int i = 0; i < 4; ++i)
-                if (!visible.contains(first + 8 * n + i % 2)) scores[n][i] = -INFINITY;
-    }
-    softmax.update(scores, out, scale);
-    add_values<D>(out, scores[0], scores[1], values);
+        for (int i = 0; i < 4; ++i)
+            if (!visible.contains(first + 8 * n + i % 2)) scores[n][i] = -INFINITY;
 }
 
 // Each warp's sums [16, D], maxima and totals [16], where the tiles were.
@@ -121,7 +124,7 @@ __device__ inline Vector<float, 4> merge_sums(float &weight, const float *sums, 
 }
 
 template <typename T, int D>
-__global__ void __launch_bounds__(DecodeTile<D>::THREADS) decode_kernel(DecodeArgs<T> args) {
+__global__ void __launch_bounds__(DecodeTile<D>::THREADS, DecodeTile<D>::RESIDENT) decode_kernel(DecodeArgs<T> args) {
     ptx::begin_overlapped();
     using Tile = DecodeTile<D>;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -137,33 +140,42 @@ __global__ void __launch_bounds__(DecodeTile<D>::THREADS) decode_kernel(DecodeAr
     BlockTable table(args.cache.tables + sequence * args.cache.table_stride, ceil_div(context, KV_BLOCK));
 
     T *shared = reinterpret_cast<T *>(dynamic_shared());
-    auto keys_of = [&](int tile) {
-        return shared + ((tile - tiles.begin) % Tile::STAGES * 2 * Tile::TOKENS + warp * MMA_ROWS) * PITCH<D>;
+    int halves = 2 * (tiles.end - tiles.begin);  // keys of the first tile, its values, keys of the second, ...
+    auto place = [&](int half) {
+        return shared + (half % Tile::HALVES * Tile::TOKENS + warp * MMA_ROWS) * PITCH<D>;
     };
-    auto copy = [&](int tile) {
-        if (tile < tiles.end) {
-            int position = tile * Tile::TOKENS + warp * MMA_ROWS;
-            int64_t from = tile_offset<D>(args.cache, table, kv_head, position);
-            copy_rows<D, MMA_ROWS, WARP>(keys_of(tile), args.cache.keys + from, lane, position, visible);
-            copy_rows<D, MMA_ROWS, WARP>(keys_of(tile) + Tile::HALF, args.cache.values + from, lane, position,
-                                         visible);
+    auto position_of = [&](int half) { return (tiles.begin + half / 2) * Tile::TOKENS + warp * MMA_ROWS; };
+    auto fetch = [&](int half) {
+        if (half < halves) {
+            const T *from = half % 2 ? args.cache.values : args.cache.keys;
+            int position = position_of(half);
+            from += tile_offset<D>(args.cache, table, kv_head, position);
+            copy_rows<D, MMA_ROWS, WARP>(place(half), from, lane, position, visible);
         }
         ptx::cp_async_commit();
     };
+    auto await = [] {
+        ptx::cp_async_wait<Tile::HALVES - 1>();
+        __syncwarp();
+    };
 #pragma unroll
-    for (int stage = 0; stage < Tile::STAGES; ++stage) copy(tiles.begin + stage);
+    for (int half = 0; half < Tile::HALVES; ++half) fetch(half);
 
     unsigned query[D / 16][4];
     load_rows<D>(query, args.query + sequence * args.query_stride + first_head * D, D, rows);
     float out[D / 8][4] = {};
     OnlineSoftmax softmax;
-    for (int tile = tiles.begin; tile < tiles.end; ++tile) {
-        ptx::cp_async_wait<Tile::STAGES - 1>();
+    for (int half = 0; half < halves; half += 2) {
+        float scores[2][4] = {};
+        await();
+        score<D>(scores, query, place(half), position_of(half), visible);
+        __syncwarp();  // before the half's place is filled again
+        fetch(half + Tile::HALVES);
+        softmax.update(scores, out, args.scale);
+        await();
+        add_values<D>(out, scores[0], scores[1], place(half + 1));
         __syncwarp();
-        attend<D>(out, softmax, query, keys_of(tile), keys_of(tile) + Tile::HALF,
-                  tile * Tile::TOKENS + warp * MMA_ROWS, visible, args.scale);
-        __syncwarp();  // before the tile's place is filled again
-        copy(tile + Tile::STAGES);
+        fetch(half + 1 + Tile::HALVES);
     }
     ptx::cp_async_wait<0>();
     __syncthreads();
