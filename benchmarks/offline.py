@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
 def bench(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
     requests = draw(options, engine.info.vocab_size)
     result: dict[str, Any] = {"bench": "offline", "requests": len(requests), "engine": as_dict(engine)}
+    result |= {"workload": f"{options.prompt_tokens}/{options.new_tokens}", "spread": options.spread}
     result |= {"prompt_tokens": sum(len(p) for p, _ in requests), "new_tokens": sum(n for _, n in requests)}
     result |= {"sampling": options.sampling} | measure(engine, requests, options.clients, options.sampling)
     if options.compare_transformers:

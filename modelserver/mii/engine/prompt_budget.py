@@ -10,7 +10,7 @@ from mii.engine.sequence import Sequence
 
 WAITS = 1 << 17  # prompt tokens times decodes that a step may have
 LEAST_PROMPT_TOKENS = 2048  # that a step may have in any case: fewer do not fill a GPU
-BACKLOG_STEPS = 8  # what takes longer to work off, in whole steps, is worked off in whole steps
+BACKLOG_STEPS = 3  # what takes longer to work off, in whole steps, is worked off in whole steps
 
 
 def prompt_budget(token_budget: int, decodes: int, waiting: int) -> int:
