@@ -1,7 +1,7 @@
 """`mii bench` over DeepSpeed-FastGen's workloads, one after another.
 
     python benchmarks/clients.py URL [options of mii bench] [--jsonl FILE] [--plot FILE.png]
-    python benchmarks/clients.py --shape NAME [--serve "options of mii serve"] […]
+    python benchmarks/clients.py --shape NAME [--serve="options of mii serve"] […]
 
 Every option is that of `mii bench`; --workload picks one of the workloads, and --plot writes FILE-1200-60.png
 and so on, a figure per workload. --shape measures a `mii serve` of its own, whose weights are of that shape
