@@ -10,12 +10,13 @@ def splits(decodes: int, tokens: int, head_tiles: int = 8) -> int:
 
 
 @pytest.mark.parametrize("tokens", [300, 1200, 2600])
-@pytest.mark.parametrize("decodes", [8, 32, 64, 256])
+@pytest.mark.parametrize("decodes", [32, 64, 256])
 def test_contexts_of_many_decodes_are_whole(decodes: int, tokens: int) -> None:
     assert splits(decodes, tokens) == 1
 
 
 def test_splits_keep_the_gpu_busy() -> None:
+    assert splits(8, 2600) == 2  # 64 blocks would leave half of the multiprocessors idle
     assert 8 <= splits(1, 1200) <= 12
     assert 8 <= splits(1, 2600) <= 16
     assert splits(1, 64, head_tiles=1) == 1

@@ -17,7 +17,7 @@ MAX_SPLITS = 64
 MAX_DECODES = 65535  # CUDA's limit to the third dimension of a grid
 
 # Microseconds of `decode_splits`, of an H100 and 128 columns a head; others differ little in what is best.
-_TILE = 0.8  # until a thread block that has a multiprocessor to itself is done with a tile
+_TILE = 1.1  # until a thread block that has a multiprocessor to itself is done with a tile
 _BUSY_TILE = 1.44  # the same for a multiprocessor, where memory is busy: 32 KiB of 3 TB/s over 132
 _COMBINE = 4.0  # the second kernel
 _PART = 0.15  # that it reads

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import msgspec
 from pydantic.json_schema import models_json_schema
 
+import mii
 from mii.server.errors import ErrorReply
 from mii.server.routes import Route
 
@@ -29,7 +29,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     )
     return {
         "openapi": "3.1.0",
-        "info": {"title": "MII model server", "version": version("mii-kubernetes")},
+        "info": {"title": "MII model server", "version": mii.__version__},
         "paths": _paths(routes, found),
         "components": {"schemas": schemas.get("$defs", {}) | components},
     }
