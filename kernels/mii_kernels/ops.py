@@ -6,15 +6,13 @@ query heads, K KV heads, and the KV cache of a layer is one tensor for K, one fo
 D] each, so that the tile of one (block, head) is contiguous.
 """
 
-import logging
-from typing import Any
-
-import torch
 from torch import Tensor
 
-from mii_kernels import _lib, cuda, reference
+from mii_kernels import reference
 from mii_kernels._lib import KernelError, Library
 from mii_kernels.batch import RaggedBatch
+from mii_kernels.choice import KERNELS, attends_on_device, library, use_kernels
+from mii_kernels.choice import backend as _backend
 from mii_kernels.reference.activations import ACTIVATIONS
 from mii_kernels.reference.moe import ExpertWeights
 
@@ -48,46 +46,6 @@ __all__ = [
     "sample",
     "use_kernels",
 ]
-
-log = logging.getLogger(__name__)
-
-KERNELS = ("auto", "cuda", "torch")
-_cuda: Any = reference  # what CUDA tensors run on: torch runs the references on a GPU as they are
-_library: Library | None = None  # of our kernels, where they are in use
-
-
-def use_kernels(choice: str, device: int = 0) -> None:
-    """What the operations on CUDA tensors run on in this process, which uses one CUDA device.
-
-    `torch`: the references; `cuda`: our kernels, KernelError if they cannot be had for the device; `auto`:
-    our kernels, or with a warning the references if they cannot.
-    """
-    global _cuda, _library
-    if choice not in KERNELS:
-        raise KernelError(f"kernels {choice!r} is none of {', '.join(KERNELS)}")
-    _library = None if choice == "torch" else _load(choice, device)
-    _cuda = reference if _library is None else cuda.backend(_library)
-
-
-def _load(choice: str, device: int) -> Library | None:
-    try:
-        return _lib.load(device)
-    except KernelError as error:
-        if choice == "cuda":
-            raise
-        log.warning("the GPU runs PyTorch's operations, as our kernels cannot be had: %s", error)
-        return None
-
-
-def library(device: torch.device) -> Library | None:
-    """Our kernels, if tensors of this device run on them: for what is no operation of one device."""
-    return _library if device.type == "cuda" else None
-
-
-def attends_on_device(k_cache: Tensor) -> bool:
-    """Whether attention of decodes over this cache is the same kernels however long the contexts are, so that
-    a CUDA graph can hold it."""
-    return _library is not None and k_cache.is_cuda and cuda.attention.serves(k_cache)
 
 
 def pack_weight(weight: Tensor) -> Tensor:
@@ -302,11 +260,6 @@ def log_probs(logits: Tensor, token_ids: Tensor, num_top: int) -> tuple[Tensor, 
 
 def _is_table(x: Tensor) -> bool:
     return x.dim() == 2 and x.shape[1] > 0
-
-
-def _backend(tensor: Tensor) -> Any:
-    """What serves this tensor's device."""
-    return _cuda if tensor.is_cuda else reference
 
 
 def _check(condition: bool, op: str, **tensors: Tensor) -> None:

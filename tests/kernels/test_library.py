@@ -7,6 +7,7 @@ from ctypes import c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 
 import pytest
+import torch
 
 from mii_kernels import _lib, build, ops
 
@@ -104,3 +105,28 @@ def test_errors_carry_cudas_text(emulated: Callable[..., _lib.Library]) -> None:
 def test_unknown_choice() -> None:
     with pytest.raises(ops.KernelError, match="'triton' is none of auto, cuda, torch"):
         ops.use_kernels("triton")
+
+
+def test_auto_without_kernels_says_why_and_runs_the_references(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def missing(device: int) -> _lib.Library:
+        raise ops.KernelError("no nvcc on the PATH")
+
+    monkeypatch.setattr(_lib, "load", missing)
+    ops.use_kernels("auto")
+    assert ops.library(torch.device("cuda")) is None
+    assert "PyTorch's operations" in caplog.text
+    assert "no nvcc on the PATH" in caplog.text
+
+
+def test_auto_takes_the_kernels_where_they_are(
+    monkeypatch: pytest.MonkeyPatch, emulated: Callable[..., _lib.Library]
+) -> None:
+    monkeypatch.setattr(_lib, "load", lambda device: emulated())
+    try:
+        ops.use_kernels("auto")
+        assert ops.library(torch.device("cuda")) is not None
+        assert ops.library(torch.device("cpu")) is None
+    finally:
+        ops.use_kernels("torch")
