@@ -15,11 +15,6 @@
 #define MII_API extern "C" __attribute__((visibility("default")))
 #else
 #define MII_API
-/* quantise.cu: values [rows, n] e4m3; scales [rows]; x [rows, n]. A row has at most 32768 elements of 16 bits or 16384
- * of 32, or 4096 where n or a pointer is no multiple of 16 bytes. */
-MII_API cudaError_t mii_quantise(void *values, float *scales, const void *x, int64_t rows, int64_t n, mii_dtype dtype,
-                                 cudaStream_t stream);
-
 #endif
 
 typedef enum { MII_FLOAT32 = 0, MII_BFLOAT16 = 1, MII_FLOAT16 = 2 } mii_dtype;
