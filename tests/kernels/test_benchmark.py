@@ -21,6 +21,7 @@ OPS = {
     "rope_and_store_kv",
     "moe_gate",
     "greedy",
+    "log_probs",
     "sample",
 }
 
