@@ -105,8 +105,11 @@ class ReplicaTable:
         self._changed()
 
     def lease(self, work: Work, tried: Collection[tuple[str, int]]) -> Lease | None:
-        """Puts `work` on the best replica that can take it and has not been tried; None if there is none."""
-        candidates = [r for r in self._replicas.values() if r.available and r.identity not in tried]
+        """Puts `work` on the best replica that can take it and has not been tried; None if there is none. One
+        that has come back since it was tried is the last choice."""
+        untried = [r for r in self._replicas.values() if r.available and r.identity not in tried]
+        names = {name for name, _ in tried}
+        candidates = [r for r in untried if r.name not in names] or untried
         matched = {r.name: r.prefixes.match(work.blocks) for r in candidates if self._caches(r)}
         replica = balance.choose(candidates, work.key, matched)
         return Lease(replica, work, self.freed) if replica else None

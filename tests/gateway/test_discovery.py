@@ -104,6 +104,16 @@ def test_a_replica_that_came_back_may_be_tried_again():
     assert table.lease(WORK, tried) is not None
 
 
+def test_a_replica_that_came_back_is_the_last_choice():
+    replicas = (table := ready_table(A, B)).all()
+    for tried, other in (replicas, replicas[::-1]):
+        table.failed(tried, State.DOWN)
+        table.observe(tried, State.READY, tried.failures)
+        lease = table.lease(WORK, [(tried.name, tried.incarnation - 1)])
+        assert lease.replica is other
+        lease.release()
+
+
 def test_update_keeps_who_stays_and_drops_who_leaves():
     table = ready_table(A, B)
     kept = next(replica for replica in table.all() if replica.address == A)
