@@ -6,9 +6,10 @@
 The engine goes on greedily after prompts of many lengths, all at once. transformers, in float32 on the same
 device, then reads each prompt with what the engine wrote. A step is the same if the engine's token is its
 likeliest. Where it is not, the gap between the two in transformers' logits is held against the noise of the
-engine's dtype: the root mean square by which transformers' own logits change in it. A gap of up to 6 times
-that is rounding; one above is an error, and so is a share of the same steps below 0.99: exit code 1. Without
---text the prompts are Python's own source code. Prints one JSON object; --save appends it to a dated file.
+engine's dtype: the root mean square by which transformers' own logits change in it (in float64, if the engine
+itself has float32). A gap of up to 6 times that is rounding; one above is an error, and so is a share of the
+same steps below 0.99: exit code 1. Without --text the prompts are Python's own source code. Prints one JSON
+object; --save appends it to a dated file.
 """
 
 import argparse
@@ -49,6 +50,7 @@ class Divergence:
 
 def main() -> int:
     options = parser().parse_args()
+    torch.set_float32_matmul_precision("highest")  # no TF32
     with closing(open_engine(engine_config(from_namespace(ServerArgs, options)))) as engine:
         prompts = draw(options)
         params = SamplingParams(max_tokens=options.new_tokens, temperature=0.0, ignore_eos=True)
@@ -57,8 +59,8 @@ def main() -> int:
     del engine
     free_device()
     exact = logits_of(options.model, "float32", device, prompts, written)
-    rounded = logits_of(options.model, info["dtype"], device, prompts, written)
-    result = {"bench": "fidelity", "engine": info} | compare(written, exact, rounded)
+    other = logits_of(options.model, noise_dtype(info["dtype"]), device, prompts, written)
+    result = {"bench": "fidelity", "engine": info} | compare(written, exact, other)
     line = json.dumps(result | {"hardware": hardware(), "torch": torch.__version__})
     print(line)
     if options.save:
@@ -80,9 +82,16 @@ def draw(options: argparse.Namespace) -> list[list[int]]:
     """Pieces of the text, of 1 to LONGEST tokens."""
     tokenizer = load_tokenizer(fetch(options.tokenizer or options.model, options.revision, weights=False))
     tokens = tokenizer.encode(options.text.read_text())
+    if len(tokens) < LONGEST + options.requests:
+        raise SystemExit(f"{options.text}: {len(tokens)} tokens are less than {LONGEST + options.requests}")
     lengths = [1 + index * (LONGEST - 1) // max(1, options.requests - 1) for index in range(options.requests)]
     step = max(1, (len(tokens) - LONGEST) // options.requests)
     return [tokens[index * step : index * step + length] for index, length in enumerate(lengths)]
+
+
+def noise_dtype(dtype: str) -> str:
+    """What transformers runs in a second time, beside float32, to show what rounding to `dtype` does."""
+    return "float64" if dtype == "float32" else dtype
 
 
 @torch.inference_mode()
@@ -98,9 +107,9 @@ def logits_of(
     return found
 
 
-def compare(written: list[list[int]], exact: list[Tensor], rounded: list[Tensor]) -> dict[str, Any]:
+def compare(written: list[list[int]], exact: list[Tensor], other: list[Tensor]) -> dict[str, Any]:
     noise = float(
-        torch.cat([(a - b).flatten() for a, b in zip(exact, rounded, strict=True)]).square().mean().sqrt()
+        torch.cat([(a - b).flatten() for a, b in zip(exact, other, strict=True)]).square().mean().sqrt()
     )
     found = [
         divergence

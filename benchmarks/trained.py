@@ -1,10 +1,11 @@
-"""Trains a small Llama on Python's own source code, for machines that have no checkpoint.
+"""Trains a small Llama on text that every machine has, for those that have no checkpoint.
 
-    python benchmarks/trained.py DIRECTORY [--seconds 60] [--size small|tiny]
+    python benchmarks/trained.py DIRECTORY [--seconds 60] [--size small|tiny] [--text FILE…]
 
 Random weights are enough to measure speed, but their likeliest tokens lead by so little that rounding
 decides between them. A minute on a GPU gives a model that is as sure of its tokens as real ones are. Writes a
 bfloat16 checkpoint with a tokenizer of bytes that `mii serve` loads, and prints the loss of the last steps.
+Without --text it reads the modules of Python's standard library.
 """
 
 import argparse
@@ -52,25 +53,32 @@ def main() -> int:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--text", type=Path, nargs="+", metavar="FILE", default=standard_library())
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = shapes.tokenizer(VOCABULARY)
+    tokens = read(options.text, tokenizer).to(device)
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=4096, **SIZES[options.size])
     model = LlamaForCausalLM(config).to(device)
-    steps, loss = train(model, read(tokenizer).to(device), options.seconds)
+    steps, loss = train(model, tokens, options.seconds)
     model.to(torch.bfloat16).save_pretrained(options.directory)
     tokenizer.save(str(options.directory / "tokenizer.json"))
     print(json.dumps({"bench": "trained", "size": options.size, "steps": steps, "loss": round(loss, 4)}))
     return 0
 
 
-def read(tokenizer: Tokenizer) -> Tensor:
-    """Token ids of the standard library's modules, one after another."""
-    text = ""
-    for path in sorted(Path(os.__file__).parent.glob("*.py")):
-        text += path.read_text(errors="ignore")
-    return torch.tensor(tokenizer.encode(text[:TEXT_BYTES]).ids)
+def standard_library() -> list[Path]:
+    return sorted(Path(os.__file__).parent.glob("*.py"))
+
+
+def read(paths: list[Path], tokenizer: Tokenizer) -> Tensor:
+    """Token ids of the files, one after another, of the first TEXT_BYTES characters."""
+    text = "".join(path.read_text(errors="ignore") for path in paths)
+    tokens = torch.tensor(tokenizer.encode(text[:TEXT_BYTES]).ids)
+    if len(tokens) <= LENGTH:
+        raise SystemExit(f"--text: {len(tokens)} tokens are too few for sequences of {LENGTH}")
+    return tokens
 
 
 def train(model: Any, tokens: Tensor, seconds: float) -> tuple[int, float]:
