@@ -1,14 +1,15 @@
 """Each operation on a GPU: how long it takes, and what share of the card's own speed that is.
 
     python benchmarks/kernels.py [--kernels cuda,torch] [--op rms_norm,sample] [--dtype bfloat16]
+        [--save DIR]
 
-Prints one JSON object a line. First the roofline, measured here: a large copy and a large product. Then for
-each case and each of `cuda` (our kernels) and `torch` (the references): the median time of a call, from
-replays of a CUDA graph (or calls, of a reference that waits for the device) that go around among input sets
-larger together than the L2 cache; the bandwidth, counting every input and output once; its share of the
-copy's; for attention, the linears and experts the same of arithmetic and the product; and the error against
-float64, ‖out - exact‖ / ‖exact‖, or for tokens the share that differs from the reference's. Needs a CUDA
-device: exit code 2 without one.
+Prints one JSON object a line; --save also appends them to a dated file in DIR. First the roofline, measured
+here: a large copy and a large product. Then for each case and each of `cuda` (our kernels) and `torch` (the
+references): the median time of a call, from replays of a CUDA graph (or calls, of a reference that waits
+for the device) that go around among input sets larger together than the L2 cache; the bandwidth, counting
+every input and output once; its share of the copy's; for attention, the linears and experts the same of
+arithmetic and the product; and the error against float64, ‖out - exact‖ / ‖exact‖, or for tokens the share
+that differs from the reference's. Needs a CUDA device: exit code 2 without one.
 """
 
 import argparse
@@ -17,12 +18,14 @@ import statistics
 import sys
 from collections.abc import Callable
 from itertools import chain
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import results
 from kernel_cases import Case, Inputs, Sizes, cases
 from mii.bench.hardware import hardware
 from mii_kernels import _lib, cuda, reference
@@ -44,6 +47,7 @@ def main() -> int:
     parser.add_argument("--kernels", default="cuda,torch", help="which of cuda and torch, with commas")
     parser.add_argument("--op", default="", help="operations, with commas; default: all")
     parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
+    parser.add_argument("--save", type=Path, metavar="DIR")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("benchmarks/kernels.py: torch sees no CUDA device here, and this measures one", file=sys.stderr)
@@ -52,15 +56,22 @@ def main() -> int:
     backends = {name: backend(name) for name in options.kernels.split(",")}
     context = {"bench": "kernels", "hardware": hardware(), "torch": torch.__version__, "dtype": options.dtype}
     roofline = measure_roofline(device, dtype)
-    print(json.dumps(context | {"op": "roofline", **roofline}), flush=True)
+    report(context | {"op": "roofline", **roofline}, options.save)
     made = [make(Sizes(), dtype) for make in (cases, tensor_core_cases, quantised_cases)]
     for case in chain(*made):
         if options.op and case.op not in options.op.split(","):
             continue
         for name, ops in backends.items():
             row = measure(case, ops, device, roofline)
-            print(json.dumps(context | {"kernels": name} | row), flush=True)
+            report(context | {"kernels": name} | row, options.save)
     return 0
+
+
+def report(row: dict[str, Any], save: Path | None) -> None:
+    line = json.dumps(row)
+    print(line, flush=True)
+    if save:
+        results.save(save, "kernels", line)
 
 
 def backend(name: str) -> Any:

@@ -5,14 +5,16 @@
         [--save DIR] [--compare-transformers]
 
 All requests at once, or with --clients a closed loop: so many at a time, the next as soon as one has ended.
-Lengths are drawn from N(mean, spread * mean). Prints one JSON object; --save also appends it to a dated file
-in DIR. --shape draws the weights of a named shape at random (benchmarks/shapes.py); --sampling mii samples as
-MII does by default (top_p 0.9). --compare-transformers also runs transformers' generate on the same requests
-one after another, in the same process and dtype (float32 on a CPU), and a single stream of both; the figures
-to look at are then the ratios.
+Lengths are drawn from N(mean, spread * mean). Prints one JSON object; --save also appends it to a dated
+file in DIR. startup_seconds is from opening the engine to its first token, without Python's imports.
+--shape draws the weights of a named shape at random (benchmarks/shapes.py); --sampling mii samples as MII
+does by default (top_p 0.9). --compare-transformers also runs transformers' generate on the same requests
+one after another, in the same process and dtype (float32 on a CPU), and a single stream of both; the
+figures to look at are then the ratios.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import random
@@ -21,7 +23,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,17 @@ from mii_spec.launch import ServerArgs, add_arguments, from_namespace
 
 Request = tuple[list[int], int]  # prompt, new tokens
 RUNS = itertools.count()
+# What a row says elsewhere, or what makes no difference to requests that share nothing.
+WORKLOAD_OPTIONS = {
+    "model",
+    "revision",
+    "tokenizer",
+    "served_model_name",
+    "random_weights",
+    "prefix_cache",
+    "tensor_parallel",
+    "log_level",
+}
 
 # The request options of each --sampling; seeds are the requests' numbers.
 SAMPLING: dict[str, dict[str, Any]] = {
@@ -51,8 +63,9 @@ SAMPLING: dict[str, dict[str, Any]] = {
 def main() -> int:
     with shapes.in_argv(sys.argv[1:]) as argv:
         options = parser().parse_args(argv)
-        with closing(open_engine(engine_config(from_namespace(ServerArgs, options)))) as engine:
-            result = bench(engine, options)
+        args, begun = from_namespace(ServerArgs, options), time.perf_counter()
+        with closing(open_engine(engine_config(args))) as engine:
+            result = {"bench": "offline", "options": unusual(args)} | bench(engine, options, begun)
     line = json.dumps(result | {"hardware": hardware(), "torch": torch.__version__})
     print(line)
     if options.save:
@@ -75,9 +88,26 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def bench(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
+def unusual(args: ServerArgs) -> str | None:
+    """The options that are not the defaults, by which a row is told from one of the engine as it comes."""
+    fields = [field for field in dataclasses.fields(args) if field.name not in WORKLOAD_OPTIONS]
+    found = [(field.name.replace("_", "-"), getattr(args, field.name), field.default) for field in fields]
+    return " ".join(spelled(name, value) for name, value, default in found if value != default) or None
+
+
+def spelled(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {value}"
+
+
+def bench(engine: Engine, options: argparse.Namespace, begun: float) -> dict[str, Any]:
+    [first] = run_engine(engine, [([1] * 8, 4)])
     requests = draw(options, engine.info.vocab_size)
-    result: dict[str, Any] = {"bench": "offline", "requests": len(requests), "engine": as_dict(engine)}
+    info = as_dict(engine)
+    info["model"] = options.served_model_name or info["model"]  # a shape's name, not where it was written
+    result: dict[str, Any] = {"requests": len(requests), "engine": info}
+    result |= {"startup_seconds": first.arrivals[0] - begun}
     result |= {"workload": f"{options.prompt_tokens}/{options.new_tokens}", "spread": options.spread}
     result |= {"prompt_tokens": sum(len(p) for p, _ in requests), "new_tokens": sum(n for _, n in requests)}
     result |= {"sampling": options.sampling} | measure(engine, requests, options.clients, options.sampling)
@@ -106,7 +136,6 @@ def draw(options: argparse.Namespace, vocab_size: int) -> list[Request]:
 
 
 def measure(engine: Engine, requests: list[Request], clients: int | None, sampling: str) -> dict[str, Any]:
-    run_engine(engine, [([1] * 8, 4)])
     records = run_engine(engine, requests, clients, sampling)
     seconds = elapsed(records)
     overall = {
@@ -114,7 +143,7 @@ def measure(engine: Engine, requests: list[Request], clients: int | None, sampli
         "requests_per_second": len(requests) / seconds,
         "output_tokens_per_second": sum(n for _, n in requests) / seconds,
     }
-    return overall if clients is None else overall | asdict(summarize(records, clients=clients))
+    return overall if clients is None else overall | dataclasses.asdict(summarize(records, clients=clients))
 
 
 def run_engine(

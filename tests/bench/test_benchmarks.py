@@ -91,6 +91,8 @@ def test_offline_runs_a_closed_loop_of_a_shape(tmp_path: Path, sampling: str) ->
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout)
     assert (line["clients"], line["requests"], line["new_tokens"]) == (2, 3, 9)
+    assert (line["engine"]["model"], line["options"]) == ("smollm2-135m", "--device cpu --kv-blocks 16")
+    assert line["startup_seconds"] > line["engine"]["load_seconds"]
     assert 0 < line["ttft_p50"] < line["latency_p50"]
     [saved] = tmp_path.glob("*-offline.jsonl")
     assert json.loads(saved.read_text()) == line
