@@ -1,59 +1,86 @@
-"""The kept figures beside those of vLLM, FlashAttention-3 and cuBLAS on the same card: a table and a plot.
+"""The kept figures beside those of vLLM, FlashAttention-3 and cuBLAS on the same card: tables and a plot.
 
-    python benchmarks/report.py [--results benchmarks/results] [--svg docs/performance-h100.svg]
+    python benchmarks/report.py [--results benchmarks/results] [--page docs/performance.md]
+        [--svg docs/performance-h100.svg]
 
-Reads the dated files that --save wrote, and anchors.json: what was measured elsewhere, and where the same
-figure is in our rows. Of several rows the median counts. Prints the table of docs/performance.md; --svg draws
-it, as a ratio over the anchor: right of 1 is better.
+Reads the dated files that --save wrote, and anchors.json: what was measured elsewhere, on which card, and
+where the same figure is in our rows. Of several rows the latest counts; the range of all stands beside it.
+Writes the tables between the two markers of the page, and the plot: ratios over the anchors, of which more
+is better.
 """
 
 import argparse
 import json
-import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-BETTER, WORSE = "#3b7a57", "#b3583b"
+DOCS = HERE.parent / "docs"
+BEGIN, END = "<!-- benchmarks/report.py: begin -->", "<!-- benchmarks/report.py: end -->"
+HEAD = ["| what | ours | anchor | ratio | measured | command |", "|---|---|---|---|---|---|"]
 
 
 @dataclass(frozen=True)
 class Row:
     name: str
     unit: str
-    ours: float | None  # None: not measured
     anchor: float
     of: str
     lower: bool  # is better
+    command: str
+    aim: float | None = None  # below which we do not want to be, or above
+    runs: tuple[float, ...] = ()  # what we measured, oldest first; none: not measured
+    again: float | None = None  # what the anchor's program takes in our own harness
+    measured: str = ""  # day and card
+
+    @property
+    def ours(self) -> float:
+        return self.runs[-1]
 
     @property
     def ratio(self) -> float:
         """How many times as good as the anchor."""
-        assert self.ours is not None
-        return self.anchor / self.ours if self.lower else self.ours / self.anchor
+        return self.over(self.anchor)
+
+    def over(self, other: float) -> float:
+        return other / self.ours if self.lower else self.ours / other
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--svg", type=Path)
+    parser.add_argument("--results", type=Path, default=HERE / "results", metavar="DIR")
+    parser.add_argument("--page", type=Path, default=DOCS / "performance.md", metavar="FILE")
+    parser.add_argument("--svg", type=Path, default=DOCS / "performance-h100.svg", metavar="FILE")
     options = parser.parse_args()
-    rows = read(json.loads((HERE / "anchors.json").read_text()), kept(options.results))
-    print("\n".join(table(rows)))
-    if options.svg:
-        draw([row for row in rows if row.ours is not None], options.svg)
+    from report_plot import draw
+
+    anchors = json.loads((HERE / "anchors.json").read_text())
+    rows = read(anchors, kept(options.results))
+    options.page.write_text(between_markers(options.page.read_text(), tables(anchors, rows)))
+    draw([row for row in rows if row.runs], options.svg)
     return 0
 
 
 def kept(directory: Path) -> list[dict[str, Any]]:
-    """All rows; those of the engine show its tensor_parallel, too."""
-    lines = [line for path in sorted(directory.glob("*.jsonl")) for line in path.read_text().splitlines()]
-    rows = [json.loads(line) for line in lines]
-    return [row | {"tensor_parallel": row.get("engine", {}).get("tensor_parallel")} for row in rows]
+    """All rows, oldest first, each with what the anchors ask for besides."""
+    return [
+        widened(json.loads(line), path.name[: len("2026-01-31")])
+        for path in sorted(directory.glob("*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+
+
+def widened(row: dict[str, Any], date: str) -> dict[str, Any]:
+    engine, gpus = row.get("engine", {}), row.get("hardware", {}).get("gpus", [])
+    more = {"date": date, "card": gpus[0] if gpus else None}
+    more |= {"model": engine.get("model"), "tensor_parallel": engine.get("tensor_parallel")}
+    if "seconds" in row and "requests" in row:  # requests_per_second leaves out a closed loop's end
+        more["whole_run_requests_per_second"] = row["requests"] / row["seconds"]
+    return row | more
 
 
 def read(anchors: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[Row]:
@@ -61,47 +88,73 @@ def read(anchors: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[Row]
 
 
 def row_of(anchor: dict[str, Any], rows: list[dict[str, Any]]) -> Row:
-    lower = anchor.get("lower", False)
-    wanted = {"bench": anchor["bench"], **anchor["where"]}
-    found = [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
-    values = [row[anchor["field"]] * anchor.get("times", 1) for row in found]
-    ours = statistics.median(values) if values else None
-    return Row(anchor["name"], anchor["unit"], ours, anchor["anchor"], anchor["of"], lower)
+    times = anchor.get("times", 1)
+    found = matching(anchor, rows, {})
+    again = matching(anchor, rows, anchor["again"]) if "again" in anchor else []
+    return Row(
+        anchor["name"],
+        anchor["unit"],
+        anchor["anchor"],
+        anchor["of"],
+        anchor.get("lower", False),
+        anchor["command"],
+        anchor.get("aim"),
+        tuple(row[anchor["field"]] * times for row in found),
+        again[-1][anchor["field"]] * times if again else None,
+        f"{found[-1]['date']}, {found[-1]['card'].removeprefix('NVIDIA ')}" if found else "",
+    )
 
 
-def table(rows: list[Row]) -> list[str]:
-    lines = ["| what | ours | anchor | ratio |", "|---|---|---|---|"]
-    for row in rows:
-        if row.ours is None:
-            lines.append(f"| {row.name} | not measured | {row.anchor:g} {row.unit} ({row.of}) | |")
-        else:
-            ours = f"{row.ours:.3g} {row.unit}"
-            lines.append(f"| {row.name} | {ours} | {row.anchor:g} {row.unit} ({row.of}) | {row.ratio:.2f} |")
-    return lines
+def matching(
+    anchor: dict[str, Any], rows: list[dict[str, Any]], other: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Rows with the anchor's figure. A value that is null must be absent or null in the row, too."""
+    wanted = {"bench": anchor["bench"], **anchor["where"], **other}
+    alike = [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
+    return [row for row in alike if row.get(anchor["field"]) is not None]
 
 
-def draw(rows: list[Row], path: Path) -> None:
-    import matplotlib as mpl
+def tables(anchors: list[dict[str, Any]], rows: list[Row]) -> list[str]:
+    """One for the engine, one for the kernels."""
+    benches = [anchor["bench"] for anchor in anchors]
+    parts = [
+        [*HEAD, *(line(row) for row, bench in zip(rows, benches, strict=True) if bench == one)]
+        for one in dict.fromkeys(benches)
+    ]
+    return "\n\n".join("\n".join(part) for part in parts).splitlines()
 
-    mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "mii", "svg.fonttype": "none", "font.family": "sans-serif"})
-    from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(9, 0.36 * len(rows) + 1), layout="constrained")
-    places = range(len(rows), 0, -1)
-    for place, row in zip(places, rows, strict=True):
-        colour = BETTER if row.ratio >= 1 else WORSE
-        axes.plot([1, row.ratio], [place, place], color=colour, linewidth=6, solid_capstyle="butt")
-        where = {"ha": "left", "x": max(row.ratio, 1) + 0.01}
-        axes.text(y=place, s=f"{row.ours:.3g} {row.unit}", va="center", fontsize=8, color="#333333", **where)
-    axes.axvline(1, color="#333333", linewidth=1)
-    axes.set_yticks(list(places), [f"{row.name}  (over {row.of})" for row in rows], fontsize=8)
-    axes.set_xlim(min(0.9, *(row.ratio - 0.02 for row in rows)), max(row.ratio for row in rows) + 0.25)
-    axes.set_xlabel("times as good as the anchor on the same card", fontsize=8)
-    axes.tick_params(length=0, labelsize=8)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
+def line(row: Row) -> str:
+    aim = f"; at {'most' if row.lower else 'least'} {row.aim:g}" if row.aim is not None else ""
+    anchor = f"{row.anchor:g} {row.unit} ({row.of}{aim})"
+    ratio = f"{row.ratio:.2f}" if row.runs else ""
+    if row.runs and row.again is not None:
+        anchor += f", {digits(row.again)} in our harness"
+        ratio += f", {row.over(row.again):.2f}"
+    cells = (row.name, ours(row), anchor, ratio, row.measured, f"`{row.command}`")
+    return f"| {' | '.join(cells)} |"
+
+
+def ours(row: Row) -> str:
+    if not row.runs:
+        return "not measured"
+    text = f"{digits(row.ours)} {row.unit}"
+    if len(row.runs) == 1:
+        return text
+    return f"{text} ({digits(min(row.runs))} to {digits(max(row.runs))} in {len(row.runs)} runs)"
+
+
+def digits(value: float) -> str:
+    """Three that count, zeros too."""
+    return f"{value:#.3g}".rstrip(".")
+
+
+def between_markers(page: str, lines: list[str]) -> str:
+    if page.count(BEGIN) != 1 or page.count(END) != 1:
+        raise SystemExit(f"the page must hold {BEGIN} and {END} once each")
+    before, rest = page.split(BEGIN)
+    after = rest.split(END)[1]
+    return "\n".join([before + BEGIN, "", *lines, "", END + after])
 
 
 if __name__ == "__main__":

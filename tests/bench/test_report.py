@@ -1,47 +1,86 @@
-"""The table of figures beside their anchors."""
+"""The tables of figures beside their anchors, and the plot."""
 
-import importlib.util
+import importlib
 import json
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-ANCHOR = {"name": "a", "unit": "ms", "anchor": 10, "of": "x", "bench": "b", "where": {"n": 1}, "field": "t"}
+PAGE = BENCHMARKS.parent / "docs" / "performance.md"
+ANCHOR = {"name": "a", "unit": "ms", "anchor": 10, "of": "x", "bench": "b", "field": "t", "command": "c"} | {
+    "where": {"n": 1, "card": "NVIDIA H", "options": None}
+}
 
 
 @pytest.fixture(scope="module")
-def report() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("report", BENCHMARKS / "report.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["report"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def report() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        yield importlib.import_module("report")
 
 
-def test_the_median_of_matching_rows_counts(report: ModuleType) -> None:
-    rows = [{"bench": "b", "n": n, "t": t} for n, t in ((1, 4), (1, 8), (1, 9), (2, 1))]
+def made(
+    report: ModuleType, t: float, day: str = "2026-01-01", gpu: str = "NVIDIA H", **more: object
+) -> dict:
+    return report.widened({"bench": "b", "n": 1, "t": t, "hardware": {"gpus": [gpu]}} | more, day)
+
+
+def test_the_latest_of_matching_rows_counts_and_the_others_show(report: ModuleType) -> None:
+    rows = [made(report, 4.0), made(report, 9.0), made(report, 8.0, "2026-01-02"), made(report, 1.0, n=2)]
     row = report.row_of(ANCHOR, rows)
-    assert (row.ours, row.ratio) == (8, 0.8)
+    assert (row.ours, row.ratio, row.measured) == (8, 0.8, "2026-01-02, H")
+    assert report.ours(row) == "8.00 ms (4.00 to 9.00 in 3 runs)"
     assert report.row_of(ANCHOR | {"lower": True, "times": 2}, rows).ratio == 10 / 16
 
 
+def test_another_card_or_a_part_switched_off_does_not_count(report: ModuleType) -> None:
+    rows = [made(report, 4.0, gpu="NVIDIA H2"), made(report, 5.0, options="--no-overlap")]
+    assert report.row_of(ANCHOR, rows).runs == ()
+
+
+def test_rates_are_of_the_whole_run(report: ModuleType) -> None:
+    row = report.widened({"requests": 8, "seconds": 4.0, "requests_per_second": 3.0}, "2026-01-01")
+    assert row["whole_run_requests_per_second"] == 2
+
+
 def test_what_was_not_measured_says_so(report: ModuleType) -> None:
-    assert report.table([report.row_of(ANCHOR, [])])[-1] == "| a | not measured | 10 ms (x) | |"
+    assert report.line(report.row_of(ANCHOR, [])) == "| a | not measured | 10 ms (x) |  |  | `c` |"
 
 
-def test_every_anchor_has_a_figure_and_the_page_shows_it(report: ModuleType) -> None:
+def test_an_anchor_measured_again_stands_beside(report: ModuleType) -> None:
+    rows = [made(report, 8.0), made(report, 9.0, options="theirs")]
+    anchor = ANCHOR | {"lower": True, "aim": 12, "again": {"options": "theirs"}}
+    line = report.line(report.row_of(anchor, rows))
+    assert "| 10 ms (x; at most 12), 9.00 in our harness | 1.25, 1.12 |" in line
+
+
+def test_only_what_is_between_the_markers_changes(report: ModuleType) -> None:
+    page = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
+    once = report.between_markers(page, ["new"])
+    assert once == f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter\n"
+    assert report.between_markers(once, ["new"]) == once
+    with pytest.raises(SystemExit, match="once each"):
+        report.between_markers("no markers", [])
+
+
+def test_the_page_shows_the_kept_results(report: ModuleType) -> None:
     anchors = json.loads((BENCHMARKS / "anchors.json").read_text())
-    lines = report.table(report.read(anchors, report.kept(BENCHMARKS / "results")))
-    page = (BENCHMARKS.parent / "docs" / "performance.md").read_text()
-    assert all("not measured" not in line and line in page for line in lines)
+    rows = report.read(anchors, report.kept(BENCHMARKS / "results"))
+    page = PAGE.read_text()
+    assert report.between_markers(page, report.tables(anchors, rows)) == page
 
 
 def test_the_plot_is_the_same_each_time(report: ModuleType, tmp_path: Path) -> None:
-    rows = [report.Row("a", "ms", 8.0, 10.0, "x", True), report.Row("b", "µs", 12.0, 10.0, "x", True)]
+    draw = importlib.import_module("report_plot").draw
+    rows = [
+        report.Row(name, "ms", 10.0, "x", True, "c", runs=(ours,)) for name, ours in (("a", 8.0), ("b", 12.0))
+    ]
     for name in ("one.svg", "two.svg"):
-        report.draw(rows, tmp_path / name)
-    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+        draw(rows, tmp_path / name)
+    drawn = (tmp_path / "one.svg").read_text()
+    assert drawn == (tmp_path / "two.svg").read_text()
+    assert "1.25 (8.00 ms)" in drawn
+    assert "dc:date" not in drawn
