@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -22,9 +23,7 @@ def report() -> Iterator[ModuleType]:
         yield importlib.import_module("report")
 
 
-def made(
-    report: ModuleType, t: float, day: str = "2026-01-01", gpu: str = "NVIDIA H", **more: object
-) -> dict:
+def made(report: ModuleType, t: float, day: str = "2026-01-01", gpu: str = "NVIDIA H", **more: object) -> Any:
     return report.widened({"bench": "b", "n": 1, "t": t, "hardware": {"gpus": [gpu]}} | more, day)
 
 
