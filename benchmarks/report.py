@@ -4,13 +4,15 @@
         [--svg docs/performance-h100.svg]
 
 Reads the dated files that --save wrote, and anchors.json: what was measured elsewhere, on which card, and
-where the same figure is in our rows. Of several rows the latest counts; the range of all stands beside it.
+where the same figure is in our rows. Of several rows the median of the latest day counts; its range stands
+beside it.
 Writes the tables between the two markers of the page, and the plot: ratios over the anchors, of which more
 is better.
 """
 
 import argparse
 import json
+import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +33,13 @@ class Row:
     lower: bool  # is better
     command: str
     aim: float | None = None  # below which we do not want to be, or above
-    runs: tuple[float, ...] = ()  # what we measured, oldest first; none: not measured
+    runs: tuple[float, ...] = ()  # what we measured on the latest day; none: not measured
     again: float | None = None  # what the anchor's program takes in our own harness
     measured: str = ""  # day and card
 
     @property
     def ours(self) -> float:
-        return self.runs[-1]
+        return statistics.median(self.runs)
 
     @property
     def ratio(self) -> float:
@@ -89,7 +91,8 @@ def read(anchors: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[Row]
 
 def row_of(anchor: dict[str, Any], rows: list[dict[str, Any]]) -> Row:
     times = anchor.get("times", 1)
-    found = matching(anchor, rows, {})
+    every = matching(anchor, rows, {})
+    found = [row for row in every if row["date"] == every[-1]["date"]]
     again = matching(anchor, rows, anchor["again"]) if "again" in anchor else []
     return Row(
         anchor["name"],

@@ -27,8 +27,9 @@ def made(report: ModuleType, t: float, day: str = "2026-01-01", gpu: str = "NVID
     return report.widened({"bench": "b", "n": 1, "t": t, "hardware": {"gpus": [gpu]}} | more, day)
 
 
-def test_the_latest_of_matching_rows_counts_and_the_others_show(report: ModuleType) -> None:
-    rows = [made(report, 4.0), made(report, 9.0), made(report, 8.0, "2026-01-02"), made(report, 1.0, n=2)]
+def test_the_median_of_the_latest_day_counts_and_its_range_shows(report: ModuleType) -> None:
+    rows = [made(report, 2.0)] + [made(report, t, "2026-01-02") for t in (9.0, 4.0, 8.0)]
+    rows.append(made(report, 1.0, n=2))
     row = report.row_of(ANCHOR, rows)
     assert (row.ours, row.ratio, row.measured) == (8, 0.8, "2026-01-02, H")
     assert report.ours(row) == "8.00 ms (4.00 to 9.00 in 3 runs)"
