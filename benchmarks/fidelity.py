@@ -13,7 +13,6 @@ object; --save appends it to a dated file.
 """
 
 import argparse
-import json
 import os
 import sys
 from contextlib import closing
@@ -25,15 +24,12 @@ import torch
 from torch import Tensor
 
 import results
-from mii.bench.hardware import hardware
 from mii.core import SamplingParams
 from mii.engine.leading import open_engine
-from mii.models.snapshot import fetch
-from mii.models.tokenizer import load_tokenizer
 from mii.server.serve import engine_config
 from mii_spec.launch import ServerArgs, add_arguments, from_namespace
-from offline import load_transformers
-from quantization import as_dict, free_device, run, tokens_of
+from offline import as_dict, load_transformers
+from quantization import free_device, run, text_tokens, tokens_of
 
 LEAST_SHARE = 0.99
 MOST_NOISE = 6.0  # root mean squares
@@ -61,10 +57,7 @@ def main() -> int:
     exact = logits_of(options.model, "float32", device, prompts, written)
     other = logits_of(options.model, noise_dtype(info["dtype"]), device, prompts, written)
     result = {"bench": "fidelity", "engine": info} | compare(written, exact, other)
-    line = json.dumps(result | {"hardware": hardware(), "torch": torch.__version__})
-    print(line)
-    if options.save:
-        results.save(options.save, "fidelity", line)
+    results.report(result, options.save)
     return int(result["same"] < LEAST_SHARE or result["unexplained"] > 0)
 
 
@@ -80,8 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 def draw(options: argparse.Namespace) -> list[list[int]]:
     """Pieces of the text, of 1 to LONGEST tokens."""
-    tokenizer = load_tokenizer(fetch(options.tokenizer or options.model, options.revision, weights=False))
-    tokens = tokenizer.encode(options.text.read_text())
+    tokens = text_tokens(options)
     if len(tokens) < LONGEST + options.requests:
         raise SystemExit(f"{options.text}: {len(tokens)} tokens are less than {LONGEST + options.requests}")
     lengths = [1 + index * (LONGEST - 1) // max(1, options.requests - 1) for index in range(options.requests)]

@@ -13,7 +13,6 @@ that differs from the reference's. Needs a CUDA device: exit code 2 without one.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable
@@ -27,7 +26,6 @@ from torch import Tensor
 
 import results
 from kernel_cases import Case, Inputs, Sizes, cases
-from mii.bench.hardware import hardware
 from mii_kernels import _lib, cuda, reference
 from quantised_cases import quantised_cases
 from tensor_core_cases import tensor_core_cases
@@ -54,24 +52,17 @@ def main() -> int:
         return 2
     device, dtype = torch.device("cuda", 0), DTYPES[options.dtype]
     backends = {name: backend(name) for name in options.kernels.split(",")}
-    context = {"bench": "kernels", "hardware": hardware(), "torch": torch.__version__, "dtype": options.dtype}
+    context = {"bench": "kernels", "dtype": options.dtype}
     roofline = measure_roofline(device, dtype)
-    report(context | {"op": "roofline", **roofline}, options.save)
+    results.report(context | {"op": "roofline", **roofline}, options.save)
     made = [make(Sizes(), dtype) for make in (cases, tensor_core_cases, quantised_cases)]
     for case in chain(*made):
         if options.op and case.op not in options.op.split(","):
             continue
         for name, ops in backends.items():
             row = measure(case, ops, device, roofline)
-            report(context | {"kernels": name} | row, options.save)
+            results.report(context | {"kernels": name} | row, options.save)
     return 0
-
-
-def report(row: dict[str, Any], save: Path | None) -> None:
-    line = json.dumps(row)
-    print(line, flush=True)
-    if save:
-        results.save(save, "kernels", line)
 
 
 def backend(name: str) -> Any:

@@ -16,7 +16,6 @@ figures to look at are then the ratios.
 import argparse
 import dataclasses
 import itertools
-import json
 import random
 import statistics
 import sys
@@ -30,7 +29,6 @@ import torch
 
 import results
 import shapes
-from mii.bench.hardware import hardware
 from mii.bench.measure import Record, summarize
 from mii.core import EngineRequest, SamplingParams
 from mii.engine.engine import Engine
@@ -66,10 +64,7 @@ def main() -> int:
         args, begun = from_namespace(ServerArgs, options), time.perf_counter()
         with closing(open_engine(engine_config(args))) as engine:
             result = {"bench": "offline", "options": unusual(args)} | bench(engine, options, begun)
-    line = json.dumps(result | {"hardware": hardware(), "torch": torch.__version__})
-    print(line)
-    if options.save:
-        results.save(options.save, "offline", line)
+    results.report(result, options.save)
     return 0
 
 

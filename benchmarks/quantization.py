@@ -18,7 +18,6 @@ temperature 1, which suits any model, also one of random weights (--shape). Prin
 
 import argparse
 import gc
-import json
 import math
 import statistics
 import sys
@@ -31,7 +30,6 @@ import torch
 
 import results
 import shapes
-from mii.bench.hardware import hardware
 from mii.core import EngineOutput, EngineRequest, SamplingParams
 from mii.engine.engine import Engine
 from mii.engine.leading import open_engine
@@ -39,6 +37,7 @@ from mii.models.snapshot import fetch
 from mii.models.tokenizer import load_tokenizer
 from mii.server.serve import engine_config
 from mii_spec.launch import ServerArgs, add_arguments, from_namespace
+from offline import as_dict
 
 Windows = list[list[int]]  # of token ids
 
@@ -56,10 +55,7 @@ def main() -> int:
     with shapes.in_argv(sys.argv[1:]) as argv:
         options = parser().parse_args(argv)
         result = bench(from_namespace(ServerArgs, options), options)
-    line = json.dumps(result | {"hardware": hardware(), "torch": torch.__version__})
-    print(line)
-    if options.save:
-        results.save(options.save, "quantization", line)
+    results.report(result, options.save)
     return 0
 
 
@@ -96,10 +92,15 @@ def bench(args: ServerArgs, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def text_tokens(options: argparse.Namespace) -> list[int]:
+    """Of the file `--text`, by the model's tokenizer."""
+    tokenizer = load_tokenizer(fetch(options.tokenizer or options.model, options.revision, weights=False))
+    return tokenizer.encode(options.text.read_text())
+
+
 def read(options: argparse.Namespace) -> Windows:
     """A last window that is not full is left out."""
-    tokenizer = load_tokenizer(fetch(options.tokenizer or options.model, options.revision, weights=False))
-    tokens = tokenizer.encode(options.text.read_text())
+    tokens = text_tokens(options)
     whole = range(0, len(tokens) - options.window + 1, options.window)
     windows = [tokens[start : start + options.window] for start in whole][: options.windows]
     if not windows:
@@ -162,10 +163,6 @@ def alike(left: list[int], right: list[int]) -> int:
     """Tokens before the first difference."""
     pairs = enumerate(zip(left, right, strict=True))
     return next((index for index, (a, b) in pairs if a != b), len(left))
-
-
-def as_dict(engine: Engine) -> dict[str, Any]:
-    return {name: getattr(engine.info, name) for name in engine.info.__struct_fields__}
 
 
 def free_device() -> None:
