@@ -8,7 +8,6 @@
 
 namespace mii {
 
-constexpr int LOG_PROBS_THREADS = 512;
 constexpr int MAX_TOP = 64;
 
 template <typename T>
@@ -71,7 +70,7 @@ struct Top {
 };
 
 template <typename T, int WIDTH, bool TOP>
-__global__ void __launch_bounds__(LOG_PROBS_THREADS, 2) log_probs_kernel(LogProbsArgs<T> args) {
+__global__ void __launch_bounds__(SAMPLE_THREADS, 2) log_probs_kernel(LogProbsArgs<T> args) {
     __shared__ SampleScratch scratch;
     int64_t index = blockIdx.x;
     LimitScratch *limits = reinterpret_cast<LimitScratch *>(dynamic_shared());  // there only for TOP
@@ -99,11 +98,9 @@ __global__ void __launch_bounds__(LOG_PROBS_THREADS, 2) log_probs_kernel(LogProb
 
 template <typename T, int WIDTH>
 static cudaError_t launch_log_probs(const LogProbsArgs<T> &args, int64_t rows, cudaStream_t stream) {
-    int tiles = Tile<T, WIDTH>::count(args.vocab);
-    size_t bytes = tiles * TileScratch::BYTES + (args.k > 0 ? sizeof(LimitScratch) : 0);
-    if (bytes > MAX_SHARED_BYTES || args.k > MAX_TOP || args.k > args.vocab) return cudaErrorInvalidValue;
-    unsigned threads = static_cast<unsigned>(min(LOG_PROBS_THREADS, tiles * WARP));
-    LaunchShape shape{static_cast<unsigned>(rows), threads, stream, bytes};
+    if (args.k > MAX_TOP || args.k > args.vocab) return cudaErrorInvalidValue;
+    LaunchShape shape = tile_launch<T, WIDTH>(rows, args.vocab, args.k > 0, stream);
+    if (shape.shared_bytes > MAX_SHARED_BYTES) return cudaErrorInvalidValue;
     return args.k > 0 ? launch<log_probs_kernel<T, WIDTH, true>>(shape, args)
                       : launch<log_probs_kernel<T, WIDTH, false>>(shape, args);
 }

@@ -6,6 +6,7 @@
 namespace mii {
 
 constexpr size_t MAX_SHARED_BYTES = 227 * 1024;
+constexpr int SAMPLE_THREADS = 512;
 
 struct SampleScratch {  // shared
     double sums[WARP];
@@ -143,5 +144,13 @@ struct Sampler {
         return row_reduce(all, Sum{}, scratch.sums);
     }
 };
+
+// A block for each row, with shared memory for its tiles and, where they are asked for, for limits.
+template <typename T, int WIDTH>
+LaunchShape tile_launch(int64_t rows, int vocab, bool limits, cudaStream_t stream) {
+    int tiles = Tile<T, WIDTH>::count(vocab);
+    size_t bytes = tiles * TileScratch::BYTES + (limits ? sizeof(LimitScratch) : 0);
+    return {static_cast<unsigned>(rows), static_cast<unsigned>(min(SAMPLE_THREADS, tiles * WARP)), stream, bytes};
+}
 
 }  // namespace mii

@@ -10,8 +10,6 @@
 
 namespace mii {
 
-constexpr int SAMPLE_THREADS = 512;
-
 template <typename T>
 struct SampleArgs {
     int64_t *out;  // [rows]
@@ -74,11 +72,8 @@ static cudaError_t launch_greedy(int64_t *out, const T *logits, int64_t rows, in
 template <typename T, int WIDTH>
 static cudaError_t launch_sample(const SampleArgs<T> &args, int64_t rows, cudaStream_t stream) {
     bool filtered = args.top_k || args.top_p || args.min_p;
-    int tiles = Tile<T, WIDTH>::count(args.vocab);
-    size_t bytes = tiles * TileScratch::BYTES + (filtered ? sizeof(LimitScratch) : 0);
-    if (bytes > MAX_SHARED_BYTES) return cudaErrorInvalidValue;
-    unsigned threads = static_cast<unsigned>(min(SAMPLE_THREADS, tiles * WARP));
-    LaunchShape shape{static_cast<unsigned>(rows), threads, stream, bytes};
+    LaunchShape shape = tile_launch<T, WIDTH>(rows, args.vocab, filtered, stream);
+    if (shape.shared_bytes > MAX_SHARED_BYTES) return cudaErrorInvalidValue;
     return filtered ? launch<sample_kernel<T, WIDTH, true>>(shape, args)
                     : launch<sample_kernel<T, WIDTH, false>>(shape, args);
 }

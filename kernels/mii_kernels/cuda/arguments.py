@@ -39,6 +39,7 @@ def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
+@cache
 def multiprocessors(device: torch.device) -> int:
     """That thread blocks spread over."""
     if device.type == "cpu":  # the tests' library, which has none: few, so that small batches are split

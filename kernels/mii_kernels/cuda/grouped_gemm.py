@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mii_kernels._lib import Library
-from mii_kernels.cuda.arguments import launch, multiprocessors
+from mii_kernels.cuda.arguments import capability, launch, multiprocessors
 from mii_kernels.cuda.skinny_gemm import SLAB, block_rows
 
 TILES = (8, 16, 32, 64)  # rows of an expert that a thread block multiplies at once
@@ -75,14 +75,9 @@ def torch_multiplies(likely: int, *, waits: bool, capturing: bool) -> bool:
 
 
 def _torch_is_better(likely: int, x: Tensor) -> bool:
-    waits = x.is_cuda and not _torch_has_kernel(x.device, x.dtype)
+    waits = x.is_cuda and not (x.dtype == torch.bfloat16 and capability(x.device) == (9, 0))
     capturing = waits and torch.cuda.is_current_stream_capturing()
     return torch_multiplies(likely, waits=waits, capturing=capturing)
-
-
-@lru_cache(maxsize=64)
-def _torch_has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
-    return dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) == (9, 0)
 
 
 def _torch_fits(x: Tensor, weight: Tensor) -> bool:
