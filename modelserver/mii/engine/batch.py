@@ -129,10 +129,6 @@ class BatchBuilder:
         plan = self._write_sampling(host, shape, rows)
         return _read(self._cross(staging[: layout["sampling"].stop], frame), layout, shape, plan)
 
-    def padding(self, frame: Frame) -> DeviceBatch:
-        """A step of nothing else, in the frame."""
-        return self.build(ScheduledBatch(), frame)
-
     def _sync_tables(self, sequences: list[Sequence], count: int) -> Int32:
         """Copies what grew since the last step into the table rows; returns the rows, and the padding's up to
         `count`."""

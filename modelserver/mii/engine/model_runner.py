@@ -86,33 +86,30 @@ class ModelRunner:
             assert sequence.row is not None
             self.sampler.open(sequence.row, sequence.sampling, sequence.token_ids, sequence.num_prompt)
         graph = self._graphs.of(batch) if self._graphs is not None else None
-        if graph is not None:
-            launched = LaunchedStep(batch.sampled, [], self._replay(graph, batch), None)
-        else:
-            launched = self._run(batch)
+        tokens, prompt_logprobs = self._replay(graph, batch) if graph is not None else self._run(batch)
+        done = None
         if self.device.type == "cuda":
-            launched._tokens, launched._done = _start_reading(launched._tokens)
-        return launched
+            tokens, done = _start_reading(tokens)
+        return LaunchedStep(batch.sampled, prompt_logprobs, tokens, done)
 
     def forget_graphs(self) -> None:
         """NCCL does not end while a graph remembers it."""
         self._graphs = None
 
-    def _run(self, batch: ScheduledBatch) -> LaunchedStep:
+    def _run(self, batch: ScheduledBatch) -> tuple[Sampled, list[PromptLogprobs]]:
         step = self.builder.build(batch)
         if step.ragged.num_decodes:
             step.token_ids[: step.ragged.num_decodes] = self._last_tokens[step.decode_rows]
         hidden = self.decoder(step.token_ids, step.ragged, self.cache)
         logits = self.decoder.logits(hidden[step.sample_index])
-        tokens = self._sample(logits, step)
-        return LaunchedStep(batch.sampled, score_chunks(self.decoder, hidden, batch), tokens, None)
+        return self._sample(logits, step), score_chunks(self.decoder, hidden, batch)
 
-    def _replay(self, graph: DecodeGraph, batch: ScheduledBatch) -> Sampled:
+    def _replay(self, graph: DecodeGraph, batch: ScheduledBatch) -> tuple[Sampled, list[PromptLogprobs]]:
         step = self.builder.build(batch, graph.frame)
         graph.replay()
         if step.plan.plain:
-            return Sampled(graph.greedy[: len(batch.decodes)], None, None, None)
-        return self._sample(graph.logits[: len(batch.decodes)], step)
+            return Sampled(graph.greedy[: len(batch.decodes)], None, None, None), []
+        return self._sample(graph.logits[: len(batch.decodes)], step), []
 
     def _sample(self, logits: Tensor, step: DeviceBatch) -> Sampled:
         tokens = self.sampler(logits, step.sampling, step.plan)
