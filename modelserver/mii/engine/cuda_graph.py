@@ -7,6 +7,7 @@ and splits of attention that do not depend on the contexts' lengths. It ends wit
 all that most steps of greedy requests need; any other sampling launches what its requests ask for.
 """
 
+import logging
 from bisect import bisect_left
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from mii_kernels import ops
 # Attention is split as if all contexts were so long. Shorter ones leave some parts empty, which cost little;
 # longer ones have longer parts.
 ASSUMED_CONTEXT = 4096
+
+log = logging.getLogger(__name__)
 
 
 def can_capture(cache: KVCache) -> bool:
@@ -64,6 +67,7 @@ class DecodeGraphs:
             graphs = {size: self._capture(size) for size in reversed(self._sizes)}
         torch.cuda.current_stream().wait_stream(stream)
         self._graphs = graphs
+        log.info("captured CUDA graphs of decodes, %d sizes", len(graphs))
 
     def of(self, batch: ScheduledBatch) -> DecodeGraph | None:
         """The graph that this batch fits; None if it has prompts."""

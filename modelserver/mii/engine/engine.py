@@ -5,6 +5,7 @@ never waits for the host. A sequence that turns out to have ended in step N has 
 that token is dropped.
 """
 
+import logging
 import time
 
 from mii.config import BLOCK_SIZE, EngineConfig
@@ -19,6 +20,8 @@ from mii.engine.tensor_parallel import Communicator
 from mii.models.source import shown
 
 _TOKEN_BUDGET = {"cpu": 256, "cuda": 8192}
+
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -62,6 +65,7 @@ class Engine:
         self._stats = EngineStats()
         self._pending: LaunchedStep | None = None
         speed = self._measure_prefill(min(budget, length - 1, blocks * BLOCK_SIZE - 1))
+        log.info("warmed up: %.0f prompt tokens/s", speed)
         self.info = _info(config, model, blocks, length, budget, speed)
 
     def add(self, request: EngineRequest) -> None:

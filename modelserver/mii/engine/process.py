@@ -21,6 +21,7 @@ from mii.engine.leading import open_engine
 from mii.engine.messages import Failed, FromEngine, Startup, ToEngine
 from mii.engine.parent import end_with_parent
 from mii.errors import InvalidRequest, MIIError
+from mii.models.source import shown
 
 HEARTBEAT_MS = 500  # how long an idle engine waits before it says that it lives
 LAST_WORDS_MS = 2000  # how long the parent may take to hear them
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s engine: %(message)s")
     startup = msgspec.json.decode(sys.stdin.buffer.readline(), type=Startup)
+    log.info("loading %s", shown(startup.config.model))
     sockets = Path(startup.inbox.removeprefix("ipc://")).parent
     end_with_parent(sockets)
     context = zmq.Context()
