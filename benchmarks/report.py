@@ -119,10 +119,10 @@ def matching(
 
 def tables(anchors: list[dict[str, Any]], rows: list[Row]) -> list[str]:
     """One for the engine, one for the kernels."""
-    benches = [anchor["bench"] for anchor in anchors]
+    of_kernels = [anchor["bench"] == "kernels" for anchor in anchors]
     parts = [
-        [*HEAD, *(line(row) for row, bench in zip(rows, benches, strict=True) if bench == one)]
-        for one in dict.fromkeys(benches)
+        [*HEAD, *(line(row) for row, is_kernel in zip(rows, of_kernels, strict=True) if is_kernel == one)]
+        for one in dict.fromkeys(of_kernels)
     ]
     return "\n\n".join("\n".join(part) for part in parts).splitlines()
 
