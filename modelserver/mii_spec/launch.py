@@ -66,7 +66,9 @@ class ServerArgs:
         "none", "fp8: attention and MLP in 8-bit floats, quantised at load", choices=("none", "fp8")
     )
     cpu_threads: int | None = option(
-        None, "threads of the CPU backend, all ranks together; default: all cores", least=1
+        None,
+        "threads that compute on a CPU or read weights for GPUs, all ranks together; default: all cores",
+        least=1,
     )
     heartbeat_timeout: float = option(
         60.0, "seconds a step may take before the engine counts as stalled", least=0.1

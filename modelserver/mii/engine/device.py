@@ -72,10 +72,10 @@ def refuse_without_fp8(device: torch.device) -> None:
         )
 
 
-def limit_threads(config: EngineConfig, device: torch.device) -> None:
-    """The ranks of a CPU share its cores."""
+def limit_threads(config: EngineConfig) -> None:
+    """The ranks share the machine's cores: on a CPU to compute, beside GPUs to read weights."""
     threads = config.cpu_threads
-    if device.type == "cpu" and config.tensor_parallel > 1:
+    if config.tensor_parallel > 1:
         threads = max(1, (threads or usable_cores()) // config.tensor_parallel)
     if threads is not None:
         torch.set_num_threads(threads)

@@ -86,7 +86,7 @@ def load_model(config: EngineConfig, found: FoundModel, ranks: Communicator | No
     if config.quantization == "fp8":
         refuse_without_fp8(device)
     choose_kernels(config.kernels, device)
-    limit_threads(config, device)
+    limit_threads(config)
     dtype = choose_dtype(config.dtype, device, found.stored_dtype)
 
     def build(weights: Weights) -> Decoder:

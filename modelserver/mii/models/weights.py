@@ -16,6 +16,7 @@ import torch
 from mii.errors import ModelLoadError
 from mii.models.shard import Span
 from mii.models.snapshot import Snapshot
+from mii.models.staging import Staging
 
 _SHOWN = 10  # names in an error
 
@@ -72,7 +73,8 @@ class WeightReader:
     ) -> None:
         self._checkpoint = checkpoint
         self._dtype = dtype
-        self._device = device
+        self._device = torch.device(device)
+        self._staging = Staging(self._device) if self._device.type == "cuda" else None
         self._ignore = [re.compile(pattern) for pattern in ignore]
         self._on_bytes = on_bytes
         self._taken: set[str] = set()
@@ -97,11 +99,16 @@ class WeightReader:
                 f"{checkpoint.where(name)}: tensor {name!r} has shape {actual},"
                 f" the model's config asks for {shape}"
             )
-        tensor = cut(checkpoint.tensor(name), rows, columns).to(device=self._device, dtype=self._dtype)
+        tensor = self._read(views(checkpoint.tensor(name), rows, columns))
         self._taken.add(name)
         if self._on_bytes:
             self._on_bytes(checkpoint.nbytes(name))
         return tensor
+
+    def _read(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        if self._staging is not None:
+            return self._staging.upload(parts, self._dtype)
+        return joined(parts).to(device=self._device, dtype=self._dtype)
 
     def finish(self) -> None:
         """Raises ModelLoadError if tensors are left that nobody took and nobody may ignore."""
@@ -120,10 +127,18 @@ def cut(tensor: torch.Tensor, rows: Sequence[Span] = (), columns: Span | None = 
 
     Contiguous; a view of `tensor` as far as that is possible.
     """
+    return joined(views(tensor, rows, columns))
+
+
+def views(tensor: torch.Tensor, rows: Sequence[Span], columns: Span | None) -> list[torch.Tensor]:
+    """The same, not yet put together."""
     if columns is not None:
         tensor = tensor[:, slice(*columns)]
-    parts = [tensor[slice(*span)] for span in rows] or [tensor]
-    return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)
+    return [tensor[slice(*span)] for span in rows] or [tensor]
+
+
+def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return parts[0].contiguous() if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _similar(name: str, names: frozenset[str]) -> str:
