@@ -5,6 +5,8 @@
 #include <cuda_fp16.h>
 #include <string.h>
 
+#include <initializer_list>
+
 #include "mii.h"
 
 namespace mii {
@@ -85,6 +87,26 @@ cudaError_t with_type(mii_dtype dtype, F f) {
         case MII_FLOAT16: return f(TypeTag<float16>{});
     }
     return cudaErrorInvalidValue;
+}
+
+template <typename T, int WIDTH>
+struct Access {
+    using type = T;
+    static constexpr int width = WIDTH;  // elements at a time
+};
+
+// Host: calls f(Access<T, WIDTH>{}) for rows of n elements of `dtype`, `stride` apart, at all these pointers: with the
+// full width where it serves every row, else with 1.
+template <typename F>
+cudaError_t with_access(mii_dtype dtype, std::initializer_list<const void *> pointers, int64_t n, int64_t stride, F f) {
+    uintptr_t addresses = 0;
+    for (const void *pointer : pointers) addresses |= reinterpret_cast<uintptr_t>(pointer);
+    return with_type(dtype, [&](auto tag) {
+        using T = typename decltype(tag)::type;
+        constexpr int width = FULL_WIDTH<T>;
+        bool wide = n % width == 0 && stride % width == 0 && addresses % ACCESS_BYTES == 0;
+        return wide ? f(Access<T, width>{}) : f(Access<T, 1>{});
+    });
 }
 
 }  // namespace mii

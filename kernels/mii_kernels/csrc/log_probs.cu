@@ -109,12 +109,9 @@ static cudaError_t launch_log_probs(const LogProbsArgs<T> &args, int64_t rows, c
 
 cudaError_t mii_log_probs(float *chosen, int64_t *top_ids, float *top, const void *logits, const int64_t *token_ids,
                           int64_t rows, int vocab, int64_t stride, int k, mii_dtype dtype, cudaStream_t stream) {
-    return mii::with_type(dtype, [&](auto tag) {
-        using T = typename decltype(tag)::type;
-        constexpr int width = mii::FULL_WIDTH<T>;
+    return mii::with_access(dtype, {logits}, vocab, stride, [&](auto access) {
+        using T = typename decltype(access)::type;
         mii::LogProbsArgs<T> args{chosen, top_ids, top, static_cast<const T *>(logits), token_ids, stride, vocab, k};
-        bool wide = mii::fits_full_width<T>(vocab, logits) && stride % width == 0;
-        return wide ? mii::launch_log_probs<T, width>(args, rows, stream)
-                    : mii::launch_log_probs<T, 1>(args, rows, stream);
+        return mii::launch_log_probs<T, decltype(access)::width>(args, rows, stream);
     });
 }

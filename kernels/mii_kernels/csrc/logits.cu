@@ -88,13 +88,10 @@ static cudaError_t launch_copy(float *out, const T *logits, int64_t rows, int vo
 
 static cudaError_t copy_rows(float *out, const void *logits, int64_t rows, int vocab, int64_t stride,
                              mii_dtype dtype, cudaStream_t stream) {
-    return with_type(dtype, [&](auto tag) {
-        using T = typename decltype(tag)::type;
-        constexpr int width = FULL_WIDTH<T>;
+    return with_access(dtype, {out, logits}, vocab, stride, [&](auto access) {
+        using T = typename decltype(access)::type;
         const T *from = static_cast<const T *>(logits);
-        bool wide = fits_full_width<T>(vocab, out, logits) && stride % width == 0;
-        return wide ? launch_copy<T, width>(out, from, rows, vocab, stride, stream)
-                    : launch_copy<T, 1>(out, from, rows, vocab, stride, stream);
+        return launch_copy<T, decltype(access)::width>(out, from, rows, vocab, stride, stream);
     });
 }
 

@@ -82,26 +82,20 @@ static cudaError_t launch_sample(const SampleArgs<T> &args, int64_t rows, cudaSt
 
 cudaError_t mii_greedy(int64_t *out, const void *logits, int64_t rows, int vocab, int64_t stride, mii_dtype dtype,
                        cudaStream_t stream) {
-    return mii::with_type(dtype, [&](auto tag) {
-        using T = typename decltype(tag)::type;
-        constexpr int width = mii::FULL_WIDTH<T>;
+    return mii::with_access(dtype, {logits}, vocab, stride, [&](auto access) {
+        using T = typename decltype(access)::type;
         const T *from = static_cast<const T *>(logits);
-        bool wide = mii::fits_full_width<T>(vocab, logits) && stride % width == 0;
-        return wide ? mii::launch_greedy<T, width>(out, from, rows, vocab, stride, stream)
-                    : mii::launch_greedy<T, 1>(out, from, rows, vocab, stride, stream);
+        return mii::launch_greedy<T, decltype(access)::width>(out, from, rows, vocab, stride, stream);
     });
 }
 
 cudaError_t mii_sample(int64_t *out, const void *logits, const float *temperature, const int *top_k,
                        const float *top_p, const float *min_p, const int64_t *seeds, const int64_t *positions,
                        int64_t rows, int vocab, int64_t stride, mii_dtype dtype, cudaStream_t stream) {
-    return mii::with_type(dtype, [&](auto tag) {
-        using T = typename decltype(tag)::type;
-        constexpr int width = mii::FULL_WIDTH<T>;
+    return mii::with_access(dtype, {logits}, vocab, stride, [&](auto access) {
+        using T = typename decltype(access)::type;
         mii::SampleArgs<T> args{out,   static_cast<const T *>(logits), temperature, top_k, top_p, min_p,
                                 seeds, positions, stride, vocab};
-        bool wide = mii::fits_full_width<T>(vocab, logits) && stride % width == 0;
-        return wide ? mii::launch_sample<T, width>(args, rows, stream)
-                    : mii::launch_sample<T, 1>(args, rows, stream);
+        return mii::launch_sample<T, decltype(access)::width>(args, rows, stream);
     });
 }
