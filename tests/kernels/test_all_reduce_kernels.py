@@ -151,7 +151,8 @@ def test_a_rank_that_does_not_come_holds_nobody_once_it_is_given_up(in_ranks: In
 @pytest.mark.parametrize(
     ("nbytes", "ranks", "way"),
     [(2, 2, "one_shot"), (16384, 8, "one_shot"), (1 << 20, 2, "one_shot"), (1 << 20, 3, "two_shot"),
-     (1 << 20, 4, "two_shot"), (1 << 20, 8, "two_shot"), (64 << 20, 2, "library"), (0, 2, "library"),
+     (1 << 20, 4, "two_shot"), (1 << 20, 8, "two_shot"), (8 << 20, 2, "two_shot"),
+     ((8 << 20) + 16, 2, "library"), (8 << 20, 4, "library"), (64 << 20, 2, "library"), (0, 2, "library"),
      (64, 16, "library")],
 )  # fmt: skip
 def test_the_way_for_a_size(nbytes: int, ranks: int, way: str) -> None:
