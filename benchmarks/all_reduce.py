@@ -1,8 +1,9 @@
 """Sums over GPUs: NCCL's, ours through peer memory, and ours fused with a residual and RMSNorm.
 
-    python benchmarks/all_reduce.py [--ranks 2,4] [--bytes 8192,65536] [--check]
+    python benchmarks/all_reduce.py [--ranks 2,4] [--bytes 8192,65536] [--check] [--save DIR]
 
-One process a GPU, started by itself. Prints one JSON object a line: for each number of ranks and size of
+One process a GPU, started by itself. Prints one JSON object a line, which --save also appends to a dated
+file in DIR: for each number of ranks and size of
 message the time of a call by `nccl`, `one_shot` and `two_shot`, and of a sum with residual and RMSNorm (rows
 of 4096) by `fused` and by each of those with the norm kernel after it. Times are the slowest rank's median
 over replays of a CUDA graph of calls one after another; gb_s is the size of the message over it. Every result
@@ -11,7 +12,6 @@ without enough GPUs, 1 where a rank fails or takes longer than --timeout.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch import multiprocessing as mp
 
-from mii.bench.hardware import hardware
+import results
 from mii.engine.tensor_parallel import Communicator
 from mii.models.shard import Shard
 from mii_kernels import ops, reference
@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--ranks", default="2", help="numbers of ranks, with commas")
     made.add_argument("--bytes", default=",".join(map(str, BYTES)), help="sizes of messages, with commas")
     made.add_argument("--check", action="store_true", help="check results, time nothing")
+    made.add_argument("--save", type=Path, metavar="DIR")
     made.add_argument("--timeout", type=float, default=120.0, help="seconds for a number of ranks")
     return made
 
@@ -98,16 +99,15 @@ def run_rank(rank: int, ranks: int, rendezvous: Path, options: argparse.Namespac
     nccl.connect()
     if group.reducer is None:
         raise RuntimeError("these GPUs do not reach each other's memory")
-    context = {"hardware": hardware(), "torch": torch.__version__}
     for nbytes in map(int, options.bytes.split(",")):
         parts = summands(ranks, nbytes)
         summed, own = truth(parts), parts[rank].to(device)
         for op, way, call in calls(nccl, group.reducer, nbytes):
             check(group, op, way, call(own.clone()), summed)
-            found = {"correct": True} if options.check else timed(group, call, nbytes)
+            found = {"correct": True} if options.check else timed(group, call, own)
             row = {"bench": "all_reduce", "op": op, "way": way, "ranks": ranks, "bytes": nbytes} | found
             if rank == 0:
-                print(json.dumps(row | context), flush=True)
+                results.report(row | {"values": "normal"}, options.save)
     nccl.close()
     group.close()
 
@@ -161,9 +161,10 @@ def check(group: Communicator, op: str, way: str, out: Tensor, summed: Tensor) -
         raise RuntimeError(f"{name}: other bits than on another rank")
 
 
-def timed(group: Communicator, call: Call, nbytes: int) -> dict[str, float]:
-    """Sums of zeros stay zeros, in place, however often."""
-    x = torch.zeros(nbytes // DTYPE.itemsize // HIDDEN, HIDDEN, dtype=DTYPE, device=group.device)
+def timed(group: Communicator, call: Call, own: Tensor) -> dict[str, float]:
+    """own: this rank's summand. Each replay begins with the same values, and they do not grow for ever."""
+    values = small(own, group.shard.size)
+    x = values.clone()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -173,13 +174,28 @@ def timed(group: Communicator, call: Call, nbytes: int) -> dict[str, float]:
     with torch.cuda.graph(graph):
         for _ in range(CALLS):
             call(x)
-    times = [replay_us(group, graph) / CALLS for _ in range(REPLAYS)][REPLAYS // 3 :]
+    times = [replay_us(group, graph, x, values) / CALLS for _ in range(REPLAYS)][REPLAYS // 3 :]
+    if not bool(x.isfinite().all()):
+        raise RuntimeError(f"sums of {x.nbytes} bytes grew beyond their dtype while they were timed")
     slowest = -group.lowest(-round(1000 * statistics.median(times))) / 1000
-    return {"us": round(slowest, 2), "gb_s": round(nbytes / slowest / 1e3, 1)}
+    return {"us": round(slowest, 2), "gb_s": round(x.nbytes / slowest / 1e3, 1)}
 
 
-def replay_us(group: Communicator, graph: torch.cuda.CUDAGraph) -> float:
+def small(own: Tensor, ranks: int) -> Tensor:
+    """Summands for the CALLS sums of a graph, each in place and so of the last one's results.
+
+    Zeros would stay zeros, but moving them costs less power than moving numbers. These keep random bits and
+    grow by a factor of `ranks` each time, from as far below 1 as they get above it: for eight ranks from
+    2^-30 to 2^30, whose squares float32 still holds.
+    """
+    return own * float(ranks) ** -(CALLS // 2)
+
+
+def replay_us(group: Communicator, graph: torch.cuda.CUDAGraph, x: Tensor, values: Tensor) -> float:
+    """Of the graph's sums in x, which has these values before."""
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    x.copy_(values)
+    torch.cuda.synchronize()
     group.lowest(0)  # all begin at once
     begin.record()
     graph.replay()
