@@ -1,6 +1,7 @@
 """What the operations run on: the references, or our kernels where CUDA tensors can have them."""
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -12,21 +13,32 @@ from mii_kernels._lib import KernelError, Library
 log = logging.getLogger(__name__)
 
 KERNELS = ("auto", "cuda", "torch")
+_READ_BY_HOST = {
+    "paged_attention",
+    "moe_experts",
+}  # what references look at before they launch: no graph does
 _cuda: Any = reference  # what CUDA tensors run on: torch runs the references on a GPU as they are
 _library: Library | None = None  # of our kernels, where they are in use
+_without: frozenset[str] = frozenset()  # operations that the references serve all the same
 
 
-def use_kernels(choice: str, device: int = 0) -> None:
+def use_kernels(choice: str, device: int = 0, without: Collection[str] = ()) -> None:
     """What the operations on CUDA tensors run on in this process, which uses one CUDA device.
 
     `torch`: the references; `cuda`: our kernels, KernelError if they cannot be had for the device; `auto`:
-    our kernels, or with a warning the references if they cannot.
+    our kernels, or with a warning the references if they cannot. `without`: operations, by their names in
+    `ops`, that stay with the references, to see what their kernels are worth; KernelError for a name that is
+    no operation with a kernel.
     """
-    global _cuda, _library
+    global _cuda, _library, _without
     if choice not in KERNELS:
         raise KernelError(f"kernels {choice!r} is none of {', '.join(KERNELS)}")
+    if unknown := set(without) - set(cuda.NAMES):
+        named = ", ".join(sorted(unknown))
+        raise KernelError(f"no operation with a kernel: {named}; those are {', '.join(cuda.NAMES)}")
     _library = None if choice == "torch" else _load(choice, device)
-    _cuda = reference if _library is None else cuda.backend(_library)
+    _cuda = reference if _library is None else cuda.backend(_library, without)
+    _without = frozenset(without)
 
 
 def _load(choice: str, device: int) -> Library | None:
@@ -44,10 +56,11 @@ def library(device: torch.device) -> Library | None:
     return _library if device.type == "cuda" else None
 
 
-def attends_on_device(k_cache: Tensor) -> bool:
-    """Whether attention of decodes over this cache is the same kernels however long the contexts are, so that
-    a CUDA graph can hold it."""
-    return _library is not None and k_cache.is_cuda and cuda.attention.serves(k_cache)
+def decodes_on_device(k_cache: Tensor) -> bool:
+    """Whether decodes over this cache are the same kernels however long the contexts are and whatever experts
+    they go to, so that a CUDA graph can hold them."""
+    on_kernels = _library is not None and not _without & _READ_BY_HOST
+    return on_kernels and k_cache.is_cuda and cuda.attention.serves(k_cache)
 
 
 def backend(tensor: Tensor) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 from mii_kernels import reference
 from mii_kernels._lib import KernelError, Library
 from mii_kernels.batch import RaggedBatch
-from mii_kernels.choice import KERNELS, attends_on_device, library, use_kernels
+from mii_kernels.choice import KERNELS, decodes_on_device, library, use_kernels
 from mii_kernels.choice import backend as _backend
 from mii_kernels.reference.activations import ACTIVATIONS
 from mii_kernels.reference.moe import ExpertWeights
@@ -26,8 +26,8 @@ __all__ = [
     "activate_and_mul",
     "add_bias",
     "apply_penalties",
-    "attends_on_device",
     "count_tokens",
+    "decodes_on_device",
     "greedy",
     "layer_norm",
     "library",

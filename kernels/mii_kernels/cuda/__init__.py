@@ -4,6 +4,7 @@ Each function allocates its outputs, chooses what its launcher has to be told, a
 operation without a kernel, or a case that a kernel does not serve, is left to the reference on that device.
 """
 
+from collections.abc import Collection
 from functools import partial
 from types import SimpleNamespace
 
@@ -24,9 +25,12 @@ OPS = (
     *(moe_experts, moe_gate, add_bias, apply_penalties, count_tokens, greedy, log_probs, sample),
     *(quantise, quantised_linear),
 )
+NAMES = tuple(op.__name__ for op in OPS)
 
 
-def backend(library: Library) -> SimpleNamespace:
-    """The reference's functions and, in the place of each that has a kernel, ours."""
+def backend(library: Library, without: Collection[str] = ()) -> SimpleNamespace:
+    """The reference's functions and, in the place of each that has a kernel, ours, but for those of NAMES
+    that are in `without`."""
     functions = {name: getattr(reference, name) for name in reference.__all__}
-    return SimpleNamespace(**functions | {op.__name__: partial(op, library) for op in OPS})
+    ours = {op.__name__: partial(op, library) for op in OPS if op.__name__ not in without}
+    return SimpleNamespace(**functions | ours)

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 def can_capture(cache: KVCache) -> bool:
     """Whether decodes over this cache run without the host looking at their lengths: on our kernels."""
-    return ops.attends_on_device(cache[0][0])
+    return ops.decodes_on_device(cache[0][0])
 
 
 def sizes(largest: int) -> list[int]:
