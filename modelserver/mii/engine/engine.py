@@ -33,12 +33,21 @@ class Engine:
     """
 
     def __init__(
-        self, config: EngineConfig, *, found: FoundModel | None = None, ranks: Communicator | None = None
+        self,
+        config: EngineConfig,
+        *,
+        found: FoundModel | None = None,
+        loaded: LoadedModel | None = None,
+        ranks: Communicator | None = None,
     ) -> None:
         """Loads the model, by default whatever `config` names; `ranks` is this rank's end of several. Raises
-        ModelLoadError."""
+        ModelLoadError.
+
+        `loaded`: what `load_model` made of `config`, to share its weights with an engine that has been. The
+        kernels then stay as they were chosen last.
+        """
         assert config.tensor_parallel == (ranks.shard.size if ranks else 1), "see leading.open_engine"
-        model = load_model(config, found or find_model(config), ranks)
+        model = loaded or load_model(config, found or find_model(config), ranks)
         device = model.device.type
         if ranks is not None:
             ranks.connect()  # takes memory that is then not free for the cache
