@@ -28,8 +28,9 @@ from mii.core import SamplingParams
 from mii.engine.leading import open_engine
 from mii.server.serve import engine_config
 from mii_spec.launch import ServerArgs, add_arguments, from_namespace
-from offline import as_dict, load_transformers
+from offline import as_dict
 from quantization import free_device, run, text_tokens, tokens_of
+from truth import load_transformers
 
 LEAST_SHARE = 0.99
 MOST_NOISE = 6.0  # root mean squares

@@ -16,16 +16,15 @@ figures to look at are then the ratios.
 import argparse
 import dataclasses
 import itertools
+import math
 import random
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import results
 import shapes
@@ -33,11 +32,10 @@ from mii.bench.measure import Record, summarize
 from mii.core import EngineRequest, SamplingParams
 from mii.engine.engine import Engine
 from mii.engine.leading import open_engine
-from mii.models.snapshot import fetch
 from mii.server.serve import engine_config
 from mii_spec.launch import ServerArgs, add_arguments, from_namespace
+from truth import Request, load_transformers, run_transformers
 
-Request = tuple[list[int], int]  # prompt, new tokens
 RUNS = itertools.count()
 # What a row says elsewhere, or what makes no difference to requests that share nothing.
 WORKLOAD_OPTIONS = {
@@ -130,8 +128,10 @@ def draw(options: argparse.Namespace, vocab_size: int) -> list[Request]:
     ]
 
 
-def measure(engine: Engine, requests: list[Request], clients: int | None, sampling: str) -> dict[str, Any]:
-    records = run_engine(engine, requests, clients, sampling)
+def measure(
+    engine: Engine, requests: list[Request], clients: int | None, sampling: str, limit: float = math.inf
+) -> dict[str, Any]:
+    records = run_engine(engine, requests, clients, sampling, limit)
     seconds = elapsed(records)
     overall = {
         "seconds": seconds,
@@ -142,13 +142,20 @@ def measure(engine: Engine, requests: list[Request], clients: int | None, sampli
 
 
 def run_engine(
-    engine: Engine, requests: list[Request], clients: int | None = None, sampling: str = "greedy"
+    engine: Engine,
+    requests: list[Request],
+    clients: int | None = None,
+    sampling: str = "greedy",
+    limit: float = math.inf,
 ) -> list[Record]:
-    """What became of each request, `clients` of which ran at a time. None may lack a token."""
+    """What became of each request, `clients` of which ran at a time. None may lack a token.
+
+    Raises TimeoutError after `limit` seconds; the engine has no work left then either."""
     salt = f"run-{next(RUNS)}"  # finds nothing that an earlier run has left in the prefix cache
     waiting = iter(enumerate(requests))
     running: dict[str, Record] = {}
     records: list[Record] = []
+    end = time.perf_counter() + limit
     while True:
         for index, (prompt, new) in take(waiting, (clients or len(requests)) - len(running)):
             params = SamplingParams(max_tokens=new, ignore_eos=True, seed=index, **SAMPLING[sampling])
@@ -156,6 +163,9 @@ def run_engine(
             running[f"bench-{index}"] = Record(started=time.perf_counter(), prompt_tokens=len(prompt))
         if not engine.has_work():
             break
+        if time.perf_counter() > end:
+            abort(engine, running)
+            raise TimeoutError(f"{len(records)} of {len(requests)} requests ended within {limit:g} s")
         for output in engine.step():
             record = running[output.request_id]
             record.ended = time.perf_counter()
@@ -166,6 +176,13 @@ def run_engine(
         record.new_tokens = len(record.arrivals)
     assert sum(r.new_tokens for r in records) == sum(n for _, n in requests), "tokens are missing"
     return records
+
+
+def abort(engine: Engine, request_ids: Iterable[str]) -> None:
+    for request_id in request_ids:
+        engine.abort(request_id)
+    while engine.has_work():
+        engine.step()
 
 
 def take(waiting: Iterator[tuple[int, Request]], count: int) -> list[tuple[int, Request]]:
@@ -190,36 +207,6 @@ def compare(engine: Engine, name: str, requests: list[Request], seconds: float) 
         "single_stream_tokens_per_second": requests[0][1] / single,
         "single_stream_speedup": their_single / single,
     }
-
-
-def load_transformers(name: str, dtype: str, device: torch.device) -> Any:
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    snapshot = fetch(name)
-    gguf = snapshot.gguf.name if snapshot.gguf else None
-    directory = snapshot.gguf.parent if snapshot.gguf else Path(snapshot.directory)
-    model = AutoModelForCausalLM.from_pretrained(directory, gguf_file=gguf, dtype=getattr(torch, dtype))
-    return model.to(device).eval()
-
-
-@torch.inference_mode()
-def run_transformers(model: Any, requests: list[Request]) -> float:
-    begun = time.perf_counter()
-    for prompt, new in requests:
-        token_ids = torch.tensor([prompt], device=model.device)
-        out = model.generate(
-            token_ids,
-            attention_mask=torch.ones_like(token_ids),
-            max_new_tokens=new,
-            min_new_tokens=new,
-            do_sample=False,
-            pad_token_id=0,
-        )
-        assert out.shape[1] == len(prompt) + new
-    return time.perf_counter() - begun
 
 
 if __name__ == "__main__":
