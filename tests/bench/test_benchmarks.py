@@ -112,3 +112,46 @@ def test_quantization_compares_a_shape_with_itself(tmp_path: Path) -> None:
     assert 0 <= line["same_greedy"] <= 1
     [saved] = tmp_path.glob("*-quantization.jsonl")
     assert json.loads(saved.read_text()) == line
+
+
+@pytest.mark.slow
+def test_ablation_without_a_gpu_leaves_out_the_overlap_alone(tmp_path: Path) -> None:
+    lengths = ["--requests", "3", "--prompt-tokens", "8", "--new-tokens", "3", "--stream-tokens", "3"]
+    where = ["--device", "cpu", "--kv-blocks", "16", "--limit", "1000", "--save", str(tmp_path)]
+    done = run("ablation.py", "--shape", "smollm2-135m", *lengths, *where)
+    assert done.returncode == 0, done.stderr
+    assert "no rows of kernels or graphs" in done.stderr
+    whole, without = lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["off"], line["overlap"]) for line in lines] == [(None, True), ("overlap", False)]
+    assert (whole["of_all"], whole["stream"]["of_all"]) == (1, 1)
+    assert without["of_all"] == pytest.approx(whole["seconds"] / without["seconds"])
+    for line in lines:
+        assert (line["same_first"], line["same_tokens"], line["engine"]["model"]) == (1, 1, "smollm2-135m")
+        assert (line["workload"], line["stream"]["workload"], line["cuda_graphs"]) == ("8/3", "8/3", False)
+    [saved] = tmp_path.glob("*-ablation.jsonl")
+    assert [json.loads(line) for line in saved.read_text().splitlines()] == lines
+
+
+def test_ablation_breaks_off_what_is_too_slow() -> None:
+    lengths = ["--requests", "2", "--prompt-tokens", "8", "--new-tokens", "3", "--stream-tokens", "3"]
+    where = ["--device", "cpu", "--kv-blocks", "16", "--limit", "0.001"]
+    done = run("ablation.py", "--shape", "smollm2-135m", *lengths, *where)
+    assert done.returncode == 0, done.stderr
+    whole, without = map(json.loads, done.stdout.splitlines())
+    assert without["cut_after"] == pytest.approx(0.001 * whole["seconds"])
+    assert without["of_all_below"] == without["stream"]["of_all_below"] == pytest.approx(1000)
+    assert "seconds" not in without | without["stream"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--limit", "0"], "more than 0"),
+        (["--stream-tokens", "1"], "at least 2"),
+        (["--tensor-parallel", "2"], "one GPU"),
+    ],
+)
+def test_ablation_refuses_what_it_cannot_measure(options: list[str], said: str) -> None:
+    done = run("ablation.py", "--shape", "smollm2-135m", *options)
+    assert done.returncode == 2
+    assert said in done.stderr
