@@ -7,7 +7,7 @@ Reads the dated files that --save wrote, and anchors.json: what was measured els
 where the same figure is in our rows. Of several rows the median of the latest day counts; its range stands
 beside it.
 Writes the tables between the two markers of the page, and the plot: ratios over the anchors, of which more
-is better.
+is better. The rows of ablation.py, if there are any, become the table between two markers of their own.
 """
 
 import argparse
@@ -18,9 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import report_ablation
+from report_ablation import digits
+
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 BEGIN, END = "<!-- benchmarks/report.py: begin -->", "<!-- benchmarks/report.py: end -->"
+ABLATION = "<!-- benchmarks/report.py: ablation -->", "<!-- benchmarks/report.py: end of ablation -->"
 HEAD = ["| what | ours | anchor | ratio | measured | command |", "|---|---|---|---|---|---|"]
 
 
@@ -61,10 +65,16 @@ def main() -> int:
     from report_plot import draw
 
     anchors = json.loads((HERE / "anchors.json").read_text())
-    rows = read(anchors, kept(options.results))
-    options.page.write_text(between_markers(options.page.read_text(), tables(anchors, rows)))
-    draw([row for row in rows if row.runs], options.svg)
+    rows = kept(options.results)
+    options.page.write_text(rewritten(options.page.read_text(), anchors, rows))
+    draw([row for row in read(anchors, rows) if row.runs], options.svg)
     return 0
+
+
+def rewritten(page: str, anchors: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
+    page = between_markers(page, tables(anchors, read(anchors, rows)))
+    ablation = report_ablation.table(rows)
+    return between_markers(page, ablation, *ABLATION) if ablation else page
 
 
 def kept(directory: Path) -> list[dict[str, Any]]:
@@ -147,17 +157,12 @@ def ours(row: Row) -> str:
     return f"{text} ({digits(min(row.runs))} to {digits(max(row.runs))} in {len(row.runs)} runs)"
 
 
-def digits(value: float) -> str:
-    """Three that count, zeros too."""
-    return f"{value:#.3g}".rstrip(".")
-
-
-def between_markers(page: str, lines: list[str]) -> str:
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise SystemExit(f"the page must hold {BEGIN} and {END} once each")
-    before, rest = page.split(BEGIN)
-    after = rest.split(END)[1]
-    return "\n".join([before + BEGIN, "", *lines, "", END + after])
+def between_markers(page: str, lines: list[str], begin: str = BEGIN, end: str = END) -> str:
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise SystemExit(f"the page must hold {begin} and {end} once each")
+    before, rest = page.split(begin)
+    after = rest.split(end)[1]
+    return "\n".join([before + begin, "", *lines, "", end + after])
 
 
 if __name__ == "__main__":

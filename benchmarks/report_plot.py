@@ -6,7 +6,8 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from report import Row, digits
+from report import Row
+from report_ablation import digits
 
 INK, AHEAD, BEHIND = "#333333", "#7fa8c9", "#d9a679"
 

@@ -68,9 +68,65 @@ def test_only_what_is_between_the_markers_changes(report: ModuleType) -> None:
 
 def test_the_page_shows_the_kept_results(report: ModuleType) -> None:
     anchors = json.loads((BENCHMARKS / "anchors.json").read_text())
-    rows = report.read(anchors, report.kept(BENCHMARKS / "results"))
     page = PAGE.read_text()
-    assert report.between_markers(page, report.tables(anchors, rows)) == page
+    assert report.rewritten(page, anchors, report.kept(BENCHMARKS / "results")) == page
+
+
+def part(report: ModuleType, off: str | None, day: str = "2026-01-02", **more: Any) -> Any:
+    row: dict[str, Any] = {
+        "bench": "ablation",
+        "off": off,
+        "options": None,
+        "spread": 0.3,
+        "sampling": "greedy",
+    }
+    row |= {
+        "requests": 8,
+        "workload": "9/4",
+        "cuda_graphs": True,
+        "same_first": 1.0,
+        "engine": {"model": "m"},
+    }
+    return report.widened(row | {"hardware": {"gpus": ["NVIDIA H"]}} | more, day)
+
+
+def runs(rate: float, itl: float) -> dict[str, Any]:
+    return {"requests_per_second": rate, "stream": {"workload": "9/2", "itl_p50": itl}}
+
+
+def test_what_each_part_buys(report: ModuleType) -> None:
+    cut: dict[str, Any] = {
+        "stream": {"workload": "9/2", "itl_p50": 0.02},
+        "cut_after": 3.0,
+        "of_all_below": 0.25,
+    }
+    rows = [
+        part(report, None, "2026-01-01", **runs(99.0, 9.0)),  # another day
+        part(report, None, **runs(20.0, 0.005)),
+        part(report, None, **runs(20.4, 0.005)),
+        part(report, "cuda_graphs", cuda_graphs=False, **runs(10.1, 0.01)),
+        part(report, "greedy", same_first=0.875, **runs(20.2, 0.0051)),
+        part(report, "paged_attention", cuda_graphs=False, **cut),
+        part(report, "overlap", hardware={}, **runs(1.0, 1.0)),  # no GPU
+    ]
+    *caption, head, _, nothing, graphs, greedy, attention = report.report_ablation.table(rows)
+    assert "`python benchmarks/ablation.py --shape m`" in " ".join(caption)
+    assert head.count("|") == nothing.count("|") == attention.count("|")
+    assert nothing == "| nothing | 20.2 | 1.00 | 5.00 ms | 1.00 | 100% |"
+    assert graphs == "| CUDA graphs | 10.1 | 0.50 | 10.0 ms | 0.50 | 100% |"
+    assert greedy == "| the kernel of `greedy` | 20.2 | 1.00 | 5.10 ms | 0.98 | 88% |"
+    name = "the kernel of `paged_attention`, and so without CUDA graphs"
+    assert attention == f"| {name} |  | less than 0.25 | 20.0 ms | 0.25 | 100% |"
+
+
+def test_what_was_written_by_hand_stays_until_there_are_rows(report: ModuleType) -> None:
+    begin, end = report.ABLATION
+    page = f"{report.BEGIN}\n{report.END}\n{begin}\nby hand\n{end}\nafter"
+    assert "by hand" in report.rewritten(page, [], [])
+    once = report.rewritten(page, [], [part(report, None, **runs(20.0, 0.005))])
+    assert "by hand" not in once
+    assert "| nothing | 20.0 |" in once
+    assert once.endswith(f"{end}\nafter")
 
 
 def test_the_plot_is_the_same_each_time(report: ModuleType, tmp_path: Path) -> None:
