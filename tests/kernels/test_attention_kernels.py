@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mii_kernels import reference
+from mii_kernels._lib import KernelError
 from mii_kernels.cuda import attention
 from mii_kernels.cuda.attention import HEAD_DIMS
 
@@ -187,6 +188,36 @@ def test_launches_leave_nothing_behind(kernels: Kernels, paged: Callable[..., Pa
         kernels.run.paged_attention(query, it.k_cache, it.v_cache, it.batch, 0.125, None) for _ in range(260)
     ]
     assert all(torch.equal(out, outs[0]) for out in outs)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_parts_meet_again_and_again(
+    kernels: Kernels, paged: Callable[..., Paged], monkeypatch: pytest.MonkeyPatch, head_dim: int
+) -> None:
+    """More launches than there are sets of counters, of different numbers of parts and of thread blocks."""
+    it = on_device(
+        paged([(1, 150), (1, 40)], decodes=2, kv_heads=2, head_dim=head_dim), kernels, torch.bfloat16
+    )
+    query = torch.randn(2, 4, head_dim).to(kernels.device, torch.bfloat16)
+    exact = expected(it, query, 0.125, None)
+    outs: dict[int, Tensor] = {}
+    for splits in [2, 3, 9] * 50:
+        monkeypatch.setattr(attention, "decode_splits", lambda *_, splits=splits: splits)
+        it.batch.derived.clear()
+        out = kernels.run.paged_attention(query, it.k_cache, it.v_cache, it.batch, 0.125, None)
+        assert torch.equal(out, outs.setdefault(splits, out))
+    for out in outs.values():
+        assert float((out.double().cpu() - exact).norm() / exact.norm()) < TOLERANCE[torch.bfloat16]
+
+
+def test_more_blocks_than_may_meet(kernels: Kernels, paged: Callable[..., Paged]) -> None:
+    it = on_device(paged([(1, 5)] * 3, decodes=3, kv_heads=1, head_dim=64), kernels, torch.bfloat16)
+    num = attention.SPLIT_TILES + 1
+    it.batch.derived["decode_splitsNone"] = 2
+    many = replace(it.batch, num_decodes=num, query_lens=[1] * num)
+    query = torch.randn(num, 1, 64).to(kernels.device, torch.bfloat16)
+    with pytest.raises(KernelError, match="invalid argument"):
+        kernels.run.paged_attention(query, it.k_cache, it.v_cache, many, 0.125, None)
 
 
 @both_prefills

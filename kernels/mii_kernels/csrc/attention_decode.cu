@@ -8,8 +8,8 @@
 // leaves empty cost nothing that matters, because the products are far from being the bound.
 //
 // Each warp owns 16 tokens of every tile: it copies their keys and their values itself, a ring of such halves ahead,
-// keeps its own maximum and sum, and meets the other warps only once, at the end. One split writes the output; of several each writes its normalised
-// sum and the logarithm of its weight, and attention_combine.cuh weighs them.
+// keeps its own maximum and sum, and meets the other warps only once, at the end. One split writes the output; of several each leaves its normalised
+// sum and the logarithm of its weight, and the one that is last weighs them (attention_combine.cuh).
 //
 // A sequence's own tiles are divided over the splits here, not on the host: a launch captured in a CUDA graph fits any
 // context, and an empty one gives zeros.
@@ -38,6 +38,7 @@ struct DecodeArgs {
     int heads;
     int window;    // tokens that are seen, 0: all
     float scale;   // of scores, times log2(e)
+    int counters;  // of part_counters, of several splits
 };
 
 template <int D>
@@ -190,25 +191,30 @@ __global__ void __launch_bounds__(DecodeTile<D>::THREADS, DecodeTile<D>::RESIDEN
         auto merged = merge_sums<D>(weight, sums, maxima, totals, row, column, args.scale);
         int64_t head = sequence * args.heads + first_head + row;
         if (splits == 1) {
-            Vector<T, 4> rounded_out;
-#pragma unroll
-            for (int i = 0; i < 4; ++i) rounded_out.at[i] = from_float<T>(merged.at[i]);
-            store<4>(args.out + head * D + column, rounded_out);
+            store_rounded(args.out + head * D + column, merged);
         } else {
             store<4>(args.partials + (head * splits + split) * D + column, merged);
             if (column == 0) args.weights[head * splits + split] = weight;
         }
     }
+    if (splits == 1 || !last_to_arrive(&part_counters[args.counters][sequence * gridDim.x + blockIdx.x], splits)) return;
+    for (int unit = threadIdx.x; unit < rows * (D / 4); unit += Tile::THREADS) {
+        int64_t head = sequence * args.heads + first_head + unit / (D / 4);
+        int column = unit % (D / 4) * 4;
+        auto combined = combine_parts<D>(args.partials + head * splits * D + column, args.weights + head * splits, splits);
+        store_rounded(args.out + head * D + column, combined);
+    }
 }
 
 template <typename T, int D>
-static cudaError_t launch_decode(const DecodeArgs<T> &args, int64_t decodes, int splits, cudaStream_t stream) {
+static cudaError_t launch_decode(DecodeArgs<T> args, int64_t decodes, int splits, cudaStream_t stream) {
     unsigned heads = args.cache.kv_heads * ceil_div(args.heads / args.cache.kv_heads, MMA_ROWS);
     dim3 grid(heads, static_cast<unsigned>(splits), static_cast<unsigned>(decodes));
-    cudaError_t error = launch<decode_kernel<T, D>>(
-        overlapped({grid, DecodeTile<D>::THREADS, stream, DecodeTile<D>::BYTES}), args);
-    if (error != cudaSuccess || splits == 1) return error;
-    return launch_combine<T, D>(args.out, args.partials, args.weights, decodes * args.heads, splits, stream);
+    if (splits > 1) {
+        if (decodes * heads > MII_SPLIT_TILES) return cudaErrorInvalidValue;
+        args.counters = next_part_counters();
+    }
+    return launch<decode_kernel<T, D>>(overlapped({grid, DecodeTile<D>::THREADS, stream, DecodeTile<D>::BYTES}), args);
 }
 
 }  // namespace mii
@@ -224,7 +230,7 @@ cudaError_t mii_attention_decode(void *out, float *partials, float *weights, con
         mii::PagedCache<T> cache{static_cast<const T *>(k_cache), static_cast<const T *>(v_cache),
                                  block_tables, context_lens, table_stride, kv_heads};
         mii::DecodeArgs<T> args{static_cast<T *>(out), partials, weights, static_cast<const T *>(query),
-                                query_stride, cache, heads, window, scale * 1.44269504f};
+                                query_stride, cache, heads, window, scale * 1.44269504f, 0};
         return mii::launch_decode<T, decltype(dim)::value>(args, decodes, splits, stream);
     });
 }

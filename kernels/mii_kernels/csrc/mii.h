@@ -123,8 +123,11 @@ MII_API cudaError_t mii_moe_unpermute(void *out, const void *rows, const float *
  * dtype one of 16 bits; caches and workspace are aligned to 16 bytes, out to 8, query to 4. A token sees itself and the
  * window - 1 tokens before it, or all before it where window is 0. scale > 0. */
 
+#define MII_SPLIT_TILES 4096
+
 /* attention_decode.cu: one token a sequence; an empty context gives zeros. partials [decodes, heads, splits,
- * head_dim] and weights [decodes, heads, splits] are workspace of several splits, else null. */
+ * head_dim] and weights [decodes, heads, splits] are workspace of several splits, else null. Where there are several,
+ * decodes * kv_heads * ceil(heads / kv_heads / 16) is at most MII_SPLIT_TILES. */
 MII_API cudaError_t mii_attention_decode(void *out, float *partials, float *weights, const void *query,
                                          const void *k_cache, const void *v_cache, const int *block_tables,
                                          const int *context_lens, int64_t decodes, int64_t query_stride,

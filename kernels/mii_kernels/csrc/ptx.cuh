@@ -1,5 +1,5 @@
-// PTX for all devices: asynchronous copies, matrix loads, tensor-core products, launches that overlap. sm_80 and newer.
-// Names and operand layouts follow the PTX ISA, sections "cp.async", "ldmatrix", "mma.m16n8k16" and "griddepcontrol".
+// PTX for all devices: asynchronous copies, matrix loads, tensor-core products, launches that overlap, atomics. sm_80 and newer.
+// Names and operand layouts follow the PTX ISA, sections "cp.async", "ldmatrix", "mma.m16n8k16", "griddepcontrol", "atom".
 #pragma once
 
 #include <type_traits>
@@ -39,6 +39,14 @@ __device__ inline void let_next_grid_begin() {
 __device__ inline void begin_overlapped() {
     wait_for_earlier_grids();
     let_next_grid_begin();
+}
+
+// Adds to what other blocks add to, too, and returns what was there. Whoever comes later, and whom that one meets at a
+// barrier then, sees what this thread, and those that it has met at a barrier, have written before.
+__device__ inline int add_acq_rel(int *at, int x) {
+    int before;
+    asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], %2;\n" : "=r"(before) : "l"(at), "r"(x) : "memory");
+    return before;
 }
 
 __device__ inline unsigned shared_address(const void *shared) {

@@ -88,14 +88,6 @@ __device__ inline void take_registers() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(registers));
 }
 
-// Adds to what other blocks add to, too, and returns what was there. Whoever comes later, and whom that one meets at a
-// barrier then, sees what this thread, and those that it has met at a barrier, have written before.
-__device__ inline int add_acq_rel(int *at, int x) {
-    int before;
-    asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], %2;\n" : "=r"(before) : "l"(at), "r"(x) : "memory");
-    return before;
-}
-
 }  // namespace mii::ptx
 
 #endif

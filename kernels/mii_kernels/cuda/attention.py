@@ -14,13 +14,14 @@ HEAD_DIMS = (64, 80, 96, 128, 256)
 BLOCK_SIZE = 64
 GROUP_ROWS = 16  # query heads of a KV head that one thread block serves
 MAX_SPLITS = 64
+SPLIT_TILES = 4096  # MII_SPLIT_TILES: thread blocks, before they are split, that may be
 MAX_DECODES = 65535  # CUDA's limit to the third dimension of a grid
 
 # Microseconds of `decode_splits`, of an H100 and 128 columns a head; others differ little in what is best.
 _TILE = 1.1  # until a thread block that has a multiprocessor to itself is done with a tile
 _BUSY_TILE = 1.44  # the same for a multiprocessor, where memory is busy: 32 KiB of 3 TB/s over 132
-_COMBINE = 4.0  # the second kernel
-_PART = 0.15  # that it reads
+_MEET = 2.0  # until the parts have found out which of them is last, and that one has read them
+_PART = 0.06  # for each that it reads
 
 
 def paged_attention(
@@ -52,9 +53,10 @@ def decode_splits(contexts: Sequence[int], head_tiles: int, multiprocessors: int
 
     def time(splits: int) -> float:
         one_block, memory = -(-longest // splits) * _TILE, all_tiles * _BUSY_TILE / multiprocessors
-        return max(one_block, memory) + (_COMBINE + splits * _PART if splits > 1 else 0)
+        return max(one_block, memory) + (_MEET + splits * _PART if splits > 1 else 0)
 
-    return min(range(1, min(longest, MAX_SPLITS) + 1), key=time)
+    most = MAX_SPLITS if len(contexts) * head_tiles <= SPLIT_TILES else 1
+    return min(range(1, min(longest, most) + 1), key=time)
 
 
 def prefill_launcher(

@@ -13,6 +13,8 @@ inline void wait_for_earlier_grids() {}  // grids run one after another
 inline void let_next_grid_begin() {}
 inline void begin_overlapped() {}
 
+inline int add_acq_rel(int *at, int x) { return atomicAdd(at, x); }
+
 // Copied only when waited for: what is read too early is the poison.
 inline void cp_async_16(void *shared, const void *global, bool valid = true) {
     emulator::self().copies.back().push_back({shared, valid ? global : nullptr, 16});

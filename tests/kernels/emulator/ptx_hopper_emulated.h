@@ -91,6 +91,4 @@ inline void named_sync(int barrier, int count) {
 template <int registers> void give_registers() { static_assert(registers % 8 == 0 && registers >= 24); }
 template <int registers> void take_registers() { static_assert(registers % 8 == 0 && registers <= 256); }
 
-inline int add_acq_rel(int *at, int x) { return atomicAdd(at, x); }
-
 }  // namespace mii::ptx
