@@ -27,7 +27,11 @@ def exact(x: Tensor, weight: Tensor, bias: Tensor | None, rms: bool) -> Tensor:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("with_residual", [True, False])
 @pytest.mark.parametrize(
-    ("rows", "n"), [(1, 1), (3, 7), (5, 48), (1, 128), (9, 256), (2, 1000), (3, 2048), (2, 4096), (1, 4095)]
+    ("rows", "n"),
+    [
+        *((1, 1), (3, 7), (5, 48), (1, 128), (9, 256), (2, 1000), (3, 2048), (2, 4096), (1, 4095)),
+        *((257, 128), (260, 1000), (258, 2056), (2, 4104), (1, 8192)),  # of one vector a thread or more
+    ],
 )
 def test_norms(kernels: Kernels, dtype: torch.dtype, with_residual: bool, rows: int, n: int) -> None:
     torch.manual_seed(n)

@@ -22,6 +22,7 @@ __global__ void __launch_bounds__(ROW_THREADS) all_reduce_norm_kernel(NormArgs<T
             int64_t at = row * args.n + column;
             send(peers, round, at / W, *reinterpret_cast<const uint4 *>(args.x + at));
         });
+    NormWeights<T, W, COUNT> weights(args);
     for (int64_t row = blockIdx.x; row < args.rows; row += gridDim.x) {
         residual.read(args.residual + row * args.n, args.n);  // on its way while others' parts are
         part.each(args.n, [&](int64_t column, Vector<T, W> &x) {
@@ -32,7 +33,7 @@ __global__ void __launch_bounds__(ROW_THREADS) all_reduce_norm_kernel(NormArgs<T
             x = sum_of<T>(parts, peers.ranks);
         });
         add_residual(part, residual, row, true, args);
-        write_norm<RMS>(part, row, true, scratch, args);
+        write_norm<RMS>(part, weights, row, true, scratch, args);
     }
     peers.end(round);
 }

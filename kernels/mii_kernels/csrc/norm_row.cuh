@@ -40,14 +40,16 @@ struct Part {
         each(n, [&](int64_t column, Vector<T, WIDTH> &x) { x = load<WIDTH>(row + column); });
     }
 
+    __device__ static int64_t column(int item) {
+        return (threadIdx.x + item * static_cast<int64_t>(blockDim.x)) * WIDTH;
+    }
+
     // f(column, vector) for each vector that is within the row.
     template <typename F>
     __device__ void each(int64_t n, F f) {
 #pragma unroll
-        for (int item = 0; item < COUNT; ++item) {
-            int64_t column = (threadIdx.x + item * static_cast<int64_t>(blockDim.x)) * WIDTH;
-            if (column < n) f(column, at[item]);
-        }
+        for (int item = 0; item < COUNT; ++item)
+            if (column(item) < n) f(column(item), at[item]);
     }
 
     template <typename F>
@@ -77,30 +79,55 @@ __device__ inline void add_residual(Part<T, WIDTH, COUNT> &part, const Part<T, W
     });
 }
 
-template <bool RMS, typename T, int WIDTH, int COUNT>
-__device__ inline void write_scaled(Part<T, WIDTH, COUNT> &part, int64_t row, float mean, float factor,
-                                    const NormArgs<T> &args) {
-    part.each(args.n, [&](int64_t column, Vector<T, WIDTH> &x) {
-        Vector<T, WIDTH> weight, bias;
-        if (args.weight) weight = load<WIDTH>(args.weight + column);
-        if (args.bias) bias = load<WIDTH>(args.bias + column);
+// A thread's vectors of weight and bias. Where it has few of them they are read together with the row, so that neither is
+// waited for alone; where it has many, registers are worth more, and each is read when it is needed.
+template <typename T, int WIDTH, int COUNT>
+struct NormWeights {
+    static constexpr bool EARLY = COUNT < ITEMS;
+    const NormArgs<T> &args;
+    Part<T, WIDTH, EARLY ? COUNT : 1> weight, bias;
+
+    __device__ explicit NormWeights(const NormArgs<T> &args) : args(args) {
+        if (EARLY && args.weight) weight.read(args.weight, args.n);
+        if (EARLY && args.bias) bias.read(args.bias, args.n);
+    }
+    // y [WIDTH] times weight plus bias, rounded.
+    __device__ Vector<T, WIDTH> apply(const float (&y)[WIDTH], int item, int64_t column) {
+        int at = EARLY ? item : 0;
+        if (!EARLY && args.weight) weight.at[0] = load<WIDTH>(args.weight + column);
+        if (!EARLY && args.bias) bias.at[0] = load<WIDTH>(args.bias + column);
+        Vector<T, WIDTH> out;
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) {
-            float y = (to_float(x.at[i]) - mean) * factor;
-            if (RMS) y = rounded<T>(y);
-            if (args.weight) y *= to_float(weight.at[i]);
-            if (args.bias) y += to_float(bias.at[i]);
-            x.at[i] = from_float<T>(y);
+            float scaled = args.weight ? y[i] * to_float(weight.at[at].at[i]) : y[i];
+            out.at[i] = from_float<T>(args.bias ? scaled + to_float(bias.at[at].at[i]) : scaled);
         }
-        store_global<WIDTH>(args.out + row * args.n + column, x);
-    });
+        return out;
+    }
+};
+
+template <bool RMS, typename T, int WIDTH, int COUNT>
+__device__ inline void write_scaled(const Part<T, WIDTH, COUNT> &part, NormWeights<T, WIDTH, COUNT> &weights,
+                                    int64_t row, float mean, float factor, const NormArgs<T> &args) {
+#pragma unroll
+    for (int item = 0; item < COUNT; ++item) {
+        int64_t column = part.column(item);
+        if (column >= args.n) continue;
+        float y[WIDTH];
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) {
+            y[i] = (to_float(part.at[item].at[i]) - mean) * factor;
+            if (RMS) y[i] = rounded<T>(y[i]);
+        }
+        store_global<WIDTH>(args.out + row * args.n + column, weights.apply(y, item, column));
+    }
 }
 
 // Writes the norm of a row; every thread of the block calls it. `active`: of threads that only take part in the
 // reductions it is false. `scratch`: see row_reduce.
 template <bool RMS, typename T, int WIDTH, int COUNT>
-__device__ inline void write_norm(Part<T, WIDTH, COUNT> &part, int64_t row, bool active, float *scratch,
-                                  const NormArgs<T> &args) {
+__device__ inline void write_norm(Part<T, WIDTH, COUNT> &part, NormWeights<T, WIDTH, COUNT> &weights, int64_t row,
+                                  bool active, float *scratch, const NormArgs<T> &args) {
     float mean = 0;
     if (!RMS) {
         float total = part.sum(args.n, [](float x) { return x; });
@@ -108,7 +135,7 @@ __device__ inline void write_norm(Part<T, WIDTH, COUNT> &part, int64_t row, bool
     }
     float squares = part.sum(args.n, [=](float x) { return (x - mean) * (x - mean); });
     float variance = row_reduce(squares, Sum{}, scratch) / args.n;
-    if (active) write_scaled<RMS>(part, row, mean, rsqrtf(variance + args.eps), args);
+    if (active) write_scaled<RMS>(part, weights, row, mean, rsqrtf(variance + args.eps), args);
 }
 
 }  // namespace mii

@@ -33,6 +33,7 @@ __device__ inline T warp_reduce(T x, Op op) {
 // Every thread of the block calls it. `scratch`: shared, one T per warp of the block; free again on return.
 template <typename Op, typename T>
 __device__ inline T row_reduce(T x, Op op, T *scratch) {
+    constexpr int AT_ONCE = 8;  // loads that are waited for together
     int warps = blockDim.x / WARP;
     x = warp_reduce(x, op);
     if (warps == 1) return x;
@@ -40,7 +41,14 @@ __device__ inline T row_reduce(T x, Op op, T *scratch) {
     if (threadIdx.x % WARP == 0) mine[threadIdx.x / WARP] = x;
     __syncthreads();
     x = mine[0];
-    for (int warp = 1; warp < warps; ++warp) x = op(x, mine[warp]);
+    for (int first = 1; first < warps; first += AT_ONCE) {
+        T next[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) next[i] = mine[first + i < warps ? first + i : 0];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i)
+            if (first + i < warps) x = op(x, next[i]);
+    }
     __syncthreads();
     return x;
 }
