@@ -119,6 +119,23 @@ def test_tokens_apart(kernels: Kernels, paged: Callable[..., Paged]) -> None:
     assert close(query, turned(given[:, :3], batch.positions, table, False), torch.float32)
 
 
+def test_many_tokens(kernels: Kernels, paged: Callable[..., Paged]) -> None:
+    """More of them than get several thread blocks each."""
+    batch, k_cache, v_cache = moved(
+        paged([(300, 310)], decodes=0, kv_heads=2, head_dim=32), kernels.device, torch.bfloat16
+    )
+    batch = replace(batch, positions=batch.positions % 200)
+    qkv = torch.randn(300, 7, 32).to(kernels.device, torch.bfloat16)
+    given, table = qkv.clone(), table_of(16, kernels.device)
+    query = kernels.run.rope_and_store_kv(qkv, table, batch, k_cache, v_cache, 3, False)
+    expected = turned(given[:, :5], batch.positions, table, False)
+    slots = batch.slot_mapping.long()
+    stored_k, stored_v = (cache.transpose(1, 2).reshape(-1, 2, 32)[slots] for cache in (k_cache, v_cache))
+    assert close(query, expected[:, :3], torch.bfloat16)
+    assert close(stored_k, expected[:, 3:], torch.bfloat16)
+    assert torch.equal(stored_v, given[:, 5:])
+
+
 def test_no_tokens(kernels: Kernels, paged: Callable[..., Paged]) -> None:
     batch, k_cache, v_cache = moved(
         paged([(1, 1)], decodes=1, kv_heads=1, head_dim=32), kernels.device, torch.float32

@@ -4,8 +4,8 @@
 //   k_cache, v_cache [blocks, K, block_size, D]; slot = block * block_size + offset
 //   cos_sin [positions, rotary_dim] float: the cosines of rotary_dim / 2 angles, then the sines
 //
-// One block of threads per token. A thread turns WIDTH pairs at a time: two vectors, half of rotary_dim apart
-// (NeoX), or side by side (interleaved). V is stored finite: attention counts unseen values 0 times, and 0 * inf
+// One or two blocks of threads per token, so that where tokens are few a thread has one thing to do. It turns WIDTH pairs
+// at a time: two vectors, half of rotary_dim apart (NeoX), or side by side (interleaved). V is stored finite: attention counts unseen values 0 times, and 0 * inf
 // is NaN.
 #include "dtypes.cuh"
 #include "launch.cuh"
@@ -14,6 +14,7 @@
 namespace mii {
 
 constexpr int ROPE_THREADS = 256;
+constexpr int64_t FEW_TOKENS = 256;  // that get two blocks each
 
 template <typename T>
 struct RopeArgs {
@@ -77,36 +78,35 @@ __global__ void __launch_bounds__(ROPE_THREADS) rope_and_store_kernel(RopeArgs<T
     T *k_out = args.k_cache + place, *v_out = args.v_cache + place;
     int head_stride = args.block_size * dim;
 
-    int turns = args.half / WIDTH;  // vectors of pairs in a head
-    if (turns) {
-        const float *cos = args.cos_sin + static_cast<int64_t>(args.positions[token]) * 2 * args.half;
-        for (int i = threadIdx.x; i < (args.heads + args.kv_heads) * turns; i += blockDim.x) {
+    int turns = args.half / WIDTH;             // vectors of pairs in a head
+    int kept = (dim - 2 * args.half) / WIDTH;  // vectors of a key that are not turned
+    int vectors = dim / WIDTH;
+    int turned_end = (args.heads + args.kv_heads) * turns, kept_end = turned_end + args.kv_heads * kept;
+    int end = kept_end + args.kv_heads * vectors;
+    for (int i = blockIdx.y * blockDim.x + threadIdx.x; i < end; i += gridDim.y * blockDim.x) {
+        if (i < turned_end) {
+            const float *cos = args.cos_sin + static_cast<int64_t>(args.positions[token]) * 2 * args.half;
             int head = i / turns, pair = i % turns * WIDTH, kv_head = head - args.heads;
             T *in = query + head * dim;
             T *out = kv_head < 0 ? in : k_out + kv_head * head_stride;
             turn<INTERLEAVED, WIDTH>(out, in, cos, cos + args.half, args.half, pair);
-        }
-    }
-
-    int kept = (dim - 2 * args.half) / WIDTH;  // vectors of a key that are not turned
-    for (int i = threadIdx.x; i < args.kv_heads * kept; i += blockDim.x) {
-        int head = i / kept, column = 2 * args.half + i % kept * WIDTH;
-        store<WIDTH>(k_out + head * head_stride + column, load<WIDTH>(key + head * dim + column));
-    }
-
-    int vectors = dim / WIDTH;
-    for (int i = threadIdx.x; i < args.kv_heads * vectors; i += blockDim.x) {
-        int head = i / vectors, column = i % vectors * WIDTH;
-        Vector<T, WIDTH> x = load<WIDTH>(value + head * dim + column);
+        } else if (i < kept_end) {
+            int head = (i - turned_end) / kept, column = 2 * args.half + (i - turned_end) % kept * WIDTH;
+            store<WIDTH>(k_out + head * head_stride + column, load<WIDTH>(key + head * dim + column));
+        } else {
+            int head = (i - kept_end) / vectors, column = (i - kept_end) % vectors * WIDTH;
+            Vector<T, WIDTH> x = load<WIDTH>(value + head * dim + column);
 #pragma unroll
-        for (int j = 0; j < WIDTH; ++j) x.at[j] = finite(x.at[j]);
-        store<WIDTH>(v_out + head * head_stride + column, x);
+            for (int j = 0; j < WIDTH; ++j) x.at[j] = finite(x.at[j]);
+            store<WIDTH>(v_out + head * head_stride + column, x);
+        }
     }
 }
 
 template <typename T, int WIDTH>
 static cudaError_t launch_rope(const RopeArgs<T> &args, int64_t tokens, bool interleaved, cudaStream_t stream) {
-    LaunchShape shape = overlapped({static_cast<unsigned>(tokens), ROPE_THREADS, stream});
+    dim3 grid(static_cast<unsigned>(tokens), tokens <= FEW_TOKENS ? 2 : 1);
+    LaunchShape shape = overlapped({grid, ROPE_THREADS, stream});
     return interleaved ? launch<rope_and_store_kernel<T, WIDTH, true>>(shape, args)
                        : launch<rope_and_store_kernel<T, WIDTH, false>>(shape, args);
 }
