@@ -1,5 +1,5 @@
-// The end of a split attention: each block leaves its part of the rows in memory, normalised, and the block that is last
-// makes one of the parts. Nobody waits, and the result does not depend on who is last.
+// The end of a split attention: each block leaves its part of the rows in memory, normalised, and the block that is
+// last makes one of the parts. Nobody waits, and the result does not depend on who is last.
 //
 //   out [rows, D] = sum over s of 2^weights[s] partials[s] / sum over s of 2^weights[s]
 //
@@ -36,8 +36,8 @@ __device__ inline bool last_to_arrive(int *counter, int blocks) {
     return last;
 }
 
-// Four columns of a row: partials [splits, D] from the first of these columns on, weights [splits]. Past L1, which knows
-// nothing of other blocks' writing; AT_ONCE parts are under way at a time, and come at the price of one.
+// Four columns of a row: partials [splits, D] from the first of these columns on, weights [splits]. Past L1, which
+// knows nothing of other blocks' writing; AT_ONCE parts are under way at a time, and come at the price of one.
 template <int D>
 __device__ inline Vector<float, 4> combine_parts(const float *partials, const float *weights, int splits) {
     constexpr int AT_ONCE = 8;

@@ -8,8 +8,9 @@
 // leaves empty cost nothing that matters, because the products are far from being the bound.
 //
 // Each warp owns 16 tokens of every tile: it copies their keys and their values itself, a ring of such halves ahead,
-// keeps its own maximum and sum, and meets the other warps only once, at the end. One split writes the output; of several each leaves its normalised
-// sum and the logarithm of its weight, and the one that is last weighs them (attention_combine.cuh).
+// keeps its own maximum and sum, and meets the other warps only once, at the end. One split writes the output; of
+// several each leaves its normalised sum and the logarithm of its weight, and the one that is last weighs them
+// (attention_combine.cuh).
 //
 // A sequence's own tiles are divided over the splits here, not on the host: a launch captured in a CUDA graph fits any
 // context, and an empty one gives zeros.
@@ -18,10 +19,10 @@
 // of 128 in 16 bits: 681 MB, so 203 us at the H100's 3.35 TB/s; 11 Gflop with the padding of groups of 4 to 16 rows,
 // some 3 % of that time.
 //
-// What has to be under way for that (Little's law): 3.35 TB/s times about 1 us until bytes come from memory that is busy
-// are 3.3 MB, 25 KiB on each of 132 multiprocessors. Four blocks of D = 128 with three halves of 16 KiB each have 128 to
-// 192 KiB there. Four rather than larger ones because their number decides how the work ends: 64 sequences and 8 KV
-// heads are 512 blocks, which 528 places take at once; of 396 the last 116 blocks would run almost alone.
+// What has to be under way for that (Little's law): 3.35 TB/s times about 1 us until bytes come from memory that is
+// busy are 3.3 MB, 25 KiB on each of 132 multiprocessors. Four blocks of D = 128 with three halves of 16 KiB each have
+// 128 to 192 KiB there. Four rather than larger ones because their number decides how the work ends: 64 sequences and
+// 8 KV heads are 512 blocks, which 528 places take at once; with 396 the last 116 blocks would run almost alone.
 #include "attention.cuh"
 #include "attention_combine.cuh"
 
@@ -197,12 +198,13 @@ __global__ void __launch_bounds__(DecodeTile<D>::THREADS, DecodeTile<D>::RESIDEN
             if (column == 0) args.weights[head * splits + split] = weight;
         }
     }
-    if (splits == 1 || !last_to_arrive(&part_counters[args.counters][sequence * gridDim.x + blockIdx.x], splits)) return;
+    if (splits == 1) return;
+    if (!last_to_arrive(&part_counters[args.counters][sequence * gridDim.x + blockIdx.x], splits)) return;
     for (int unit = threadIdx.x; unit < rows * (D / 4); unit += Tile::THREADS) {
         int64_t head = sequence * args.heads + first_head + unit / (D / 4);
         int column = unit % (D / 4) * 4;
-        auto combined = combine_parts<D>(args.partials + head * splits * D + column, args.weights + head * splits, splits);
-        store_rounded(args.out + head * D + column, combined);
+        const float *partials = args.partials + head * splits * D + column, *weights = args.weights + head * splits;
+        store_rounded(args.out + head * D + column, combine_parts<D>(partials, weights, splits));
     }
 }
 

@@ -79,8 +79,8 @@ __device__ inline void add_residual(Part<T, WIDTH, COUNT> &part, const Part<T, W
     });
 }
 
-// A thread's vectors of weight and bias. Where it has few of them they are read together with the row, so that neither is
-// waited for alone; where it has many, registers are worth more, and each is read when it is needed.
+// A thread's vectors of weight and bias. Where it has few of them they are read together with the row, so that neither
+// is waited for alone; where it has many, registers are worth more, and each is read when it is needed.
 template <typename T, int WIDTH, int COUNT>
 struct NormWeights {
     static constexpr bool EARLY = COUNT < ITEMS;

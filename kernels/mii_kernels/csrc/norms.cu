@@ -1,8 +1,8 @@
 // RMSNorm and LayerNorm of rows of n elements, each after the addition of a residual (see norm_row.cuh).
 //
-// A row is read once and stays in registers: up to ITEMS vectors a thread, all loaded before the first is used. Few rows
-// are a matter of latency, and get as many threads as a block may have; of many rows small blocks fill a multiprocessor
-// better. Rows of few elements share a block, one row for each threadIdx.y.
+// A row is read once and stays in registers: up to ITEMS vectors a thread, all loaded before the first is used. Few
+// rows are a matter of latency, and get as many threads as a block may have; of many rows small blocks fill a
+// multiprocessor better. Rows of few elements share a block, one row for each threadIdx.y.
 #include "launch.cuh"
 #include "norm_row.cuh"
 #include "ptx.cuh"

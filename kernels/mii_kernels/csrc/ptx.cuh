@@ -1,5 +1,6 @@
-// PTX for all devices: asynchronous copies, matrix loads, tensor-core products, launches that overlap, atomics. sm_80 and newer.
-// Names and operand layouts follow the PTX ISA, sections "cp.async", "ldmatrix", "mma.m16n8k16", "griddepcontrol", "atom".
+// PTX for all devices, sm_80 and newer: asynchronous copies, matrix loads, tensor-core products, launches that overlap,
+// atomics. Names and operand layouts follow the PTX ISA, sections "cp.async", "ldmatrix", "mma.m16n8k16",
+// "griddepcontrol", "prefetch" and "atom".
 #pragma once
 
 #include <type_traits>

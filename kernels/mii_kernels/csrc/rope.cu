@@ -4,9 +4,9 @@
 //   k_cache, v_cache [blocks, K, block_size, D]; slot = block * block_size + offset
 //   cos_sin [positions, rotary_dim] float: the cosines of rotary_dim / 2 angles, then the sines
 //
-// One or two blocks of threads per token, so that where tokens are few a thread has one thing to do. It turns WIDTH pairs
-// at a time: two vectors, half of rotary_dim apart (NeoX), or side by side (interleaved). V is stored finite: attention counts unseen values 0 times, and 0 * inf
-// is NaN.
+// One or two blocks of threads per token, so that where tokens are few a thread has one thing to do. It turns WIDTH
+// pairs at a time: two vectors, half of rotary_dim apart (NeoX), or side by side (interleaved). V is stored
+// finite: attention counts unseen values 0 times, and 0 * inf is NaN.
 #include "dtypes.cuh"
 #include "launch.cuh"
 #include "ptx.cuh"
