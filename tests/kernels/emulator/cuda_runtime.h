@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <tuple>
 
-#include "fibers.h"
+#include "grid.h"
 
 #define __global__
 #define __device__
@@ -40,8 +40,8 @@ using cudaStream_t = void *;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9, cudaErrorPeerAccessUnsupported = 217, cudaErrorLaunchFailure = 719, cudaErrorNotSupported = 801 };
 enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor, cudaDevAttrMultiProcessorCount };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
-enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };
-struct cudaLaunchAttribute { cudaLaunchAttributeID id; struct { int programmaticStreamSerializationAllowed; } val; };
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization, cudaLaunchAttributeClusterDimension };
+struct cudaLaunchAttribute { cudaLaunchAttributeID id; union { int programmaticStreamSerializationAllowed; struct { unsigned x, y, z; } clusterDim; } val; };
 struct cudaLaunchConfig_t { dim3 gridDim, blockDim; size_t dynamicSmemBytes; cudaStream_t stream; cudaLaunchAttribute *attrs; unsigned numAttrs; };
 
 inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int) {
@@ -82,8 +82,12 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(
     dim3 grid = config->gridDim, block = config->blockDim;
     unsigned size = block.x * block.y * block.z;
     if (size == 0 || size > 1024 || grid.y > 65535 || grid.z > 65535) return cudaErrorInvalidConfiguration;
+    unsigned cluster = 1;
+    for (unsigned i = 0; i < config->numAttrs; ++i)
+        if (config->attrs[i].id == cudaLaunchAttributeClusterDimension) cluster = config->attrs[i].val.clusterDim.x;
+    if (cluster == 0 || cluster > 8 || grid.x % cluster || (cluster > 1 && size % 32)) return cudaErrorInvalidConfiguration;
     std::tuple<Parameters...> values(static_cast<Parameters>(args)...);
-    if (emulator::run_grid(grid, block, config->dynamicSmemBytes, [&] { std::apply(kernel, values); }))
+    if (emulator::run_grid(grid, block, cluster, config->dynamicSmemBytes, [&] { std::apply(kernel, values); }))
         return cudaSuccess;
     Dl_info info = {};
     dladdr(reinterpret_cast<void *>(kernel), &info);

@@ -1,5 +1,5 @@
-// Runs a grid on the CPU: blocks one after another, a block's threads as cooperative fibers that switch only
-// where they wait for each other. What a GPU does in any order is done here in an order that differs from round to
+// The threads of a block, or of the blocks of a cluster, as cooperative fibers that switch only where they wait for each
+// other (grid.h runs them). What a GPU does in any order is done here in an order that differs from round to
 // round, so that a missing barrier shows. A block whose threads wait for ever is an error that names it.
 //
 // Every thread of the host is a device of its own: grids of several run beside each other, and can wait for each other
@@ -30,29 +30,30 @@ namespace emulator {
 constexpr size_t STACK_BYTES = 256 * 1024;
 constexpr unsigned char POISON = 0xee;
 
-enum class State { READY, AT_BARRIER, IN_WARP, POLLING, DONE };
+enum class State { READY, AT_BARRIER, AT_CLUSTER_BARRIER, IN_WARP, POLLING, DONE };
 
 struct Copy { void *to; const void *from; size_t bytes; };  // from nothing: zeros
 
 struct Thread {
     State state;
-    uint3 index;
+    unsigned rank;  // of its block in the cluster
+    uint3 index, block;
     unsigned mask;     // while IN_WARP: the lanes that it waits for
     const char *name;  // and the operation
     void *data;
     std::function<bool()> until;            // while POLLING
     std::vector<std::vector<Copy>> copies;  // cp.async: groups, the last one still open
     std::vector<std::vector<std::function<void()>>> products;  // wgmma, likewise
+    std::vector<std::function<void()>> stores;  // of tiles
     bool started;
     jmp_buf here;
     ucontext_t context;
 };
 
-inline thread_local std::vector<Thread *> threads;  // of the block; more may be left over from larger ones
-inline thread_local unsigned num_threads, current;
+inline thread_local std::vector<Thread *> threads;  // of the cluster; more may be left over from larger ones
+inline thread_local unsigned num_threads, block_threads, current;
 inline thread_local std::function<void()> body;
 inline thread_local jmp_buf scheduler;
-inline thread_local std::vector<unsigned char> shared_bytes;
 inline thread_local std::string misuse;   // of what is emulated, found by whom it cannot stop; ends the block
 inline thread_local std::string failure;  // what cudaGetErrorString says of cudaErrorLaunchFailure
 inline thread_local size_t round_number;
@@ -92,7 +93,7 @@ inline void fiber() {
 inline __attribute__((noinline)) void resume(unsigned thread) {
     current = thread;
     Thread &it = *threads[thread];
-    threadIdx = it.index;
+    threadIdx = it.index, blockIdx = it.block;
     if (_setjmp(scheduler)) return;
     if (it.started) _longjmp(it.here, 1);
     it.started = true;
@@ -101,92 +102,6 @@ inline __attribute__((noinline)) void resume(unsigned thread) {
     it.context.uc_stack.ss_size = STACK_BYTES;
     makecontext(&it.context, fiber, 0);
     setcontext(&it.context);
-}
-
-// Of a block: barriers 1 to 15, and tile copies (see ptx_hopper_emulated.h).
-struct NamedBarrier { unsigned arrived, generation; };
-struct TileCopy { void *barrier; std::function<void()> run; };
-inline thread_local NamedBarrier named_barriers[16];
-inline thread_local std::vector<TileCopy> tile_copies;
-
-inline void prepare_block(size_t dynamic_bytes) {
-    for (auto &barrier : named_barriers) barrier = {};
-    tile_copies.clear(), misuse.clear();
-    num_threads = blockDim.x * blockDim.y * blockDim.z;
-    while (threads.size() < num_threads) threads.push_back(new Thread{});
-    for (unsigned i = 0; i < num_threads; ++i) {
-        threads[i]->state = State::READY;
-        threads[i]->index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
-        threads[i]->copies.assign(1, {});
-        threads[i]->products.assign(1, {});
-    }
-    shared_bytes.assign(dynamic_bytes + 256, POISON);  // aligned by hand, and a guard behind
-}
-
-inline unsigned char *dynamic_shared() {
-    auto address = reinterpret_cast<uintptr_t>(shared_bytes.data());
-    return reinterpret_cast<unsigned char *>((address + 127) / 128 * 128);
-}
-
-inline unsigned count(State state) {
-    unsigned n = 0;
-    for (unsigned i = 0; i < num_threads; ++i) n += threads[i]->state == state;
-    return n;
-}
-
-inline bool fail(const std::string &what) {
-    auto place = [](uint3 at) {
-        return "(" + std::to_string(at.x) + ", " + std::to_string(at.y) + ", " + std::to_string(at.z) + ")";
-    };
-    failure = what + " in block " + place(blockIdx);
-    for (unsigned i = 0; i < num_threads; ++i) {
-        if (threads[i]->state == State::DONE) continue;
-        const char *at = threads[i]->state == State::AT_BARRIER ? "__syncthreads" : threads[i]->name;
-        failure += "; thread " + place(threads[i]->index) + " is at " + at;
-        break;
-    }
-    threads.clear();  // their stacks hold frames that will never return
-    return false;
-}
-
-inline bool run_block(size_t dynamic_bytes) {
-    prepare_block(dynamic_bytes);
-    for (;;) {
-        bool progress = false;
-        size_t start = 7 * round_number++;
-        for (unsigned i = 0; i < num_threads; ++i) {
-            unsigned thread = (start + i * 1031) % num_threads;  // a prime: visits all
-            State &state = threads[thread]->state;
-            if (state == State::POLLING && threads[thread]->until()) state = State::READY;
-            if (state != State::READY) continue;
-            progress = true;
-            resume(thread);
-        }
-        if (!misuse.empty()) return fail(misuse);
-        unsigned done = count(State::DONE), waiting = count(State::AT_BARRIER);
-        if (done == num_threads) break;
-        if (done + waiting == num_threads) {
-            for (unsigned i = 0; i < num_threads; ++i)
-                if (threads[i]->state == State::AT_BARRIER) threads[i]->state = State::READY;
-        } else if (!progress) {
-            return fail("deadlock");
-        }
-    }
-    if (!tile_copies.empty()) return fail("tile copies that nothing waited for");
-    for (int i = 0; i < 128; ++i)
-        if (dynamic_shared()[dynamic_bytes + i] != POISON) return fail("write past the dynamic shared memory");
-    return true;
-}
-
-inline bool run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, std::function<void()> kernel) {
-    gridDim = grid, blockDim = block, body = std::move(kernel);
-    for (unsigned z = 0; z < grid.z; ++z)
-        for (unsigned y = 0; y < grid.y; ++y)
-            for (unsigned x = 0; x < grid.x; ++x) {
-                blockIdx = {x, y, z};
-                if (!run_block(dynamic_bytes)) return false;
-            }
-    return true;
 }
 
 // A rendezvous of the lanes in `mask`: the last to come does `op` on all lanes' data (null: not in the mask).

@@ -58,34 +58,73 @@ inline void mbarrier_wait(uint64_t *barrier, unsigned parity) {
     });
 }
 
-inline void copy_box(void *shared, const CUtensorMap *map, int column, int row, uint64_t *barrier) {
-    unsigned to = shared_address(shared), width = map->box[0] * 2;
+// Calls f(address of shared memory, address in global memory or null where there is none) for each byte of a box.
+template <typename F>
+void each_byte(unsigned shared, const CUtensorMap &map, int column, int row, F f) {
+    unsigned width = map.box[0] * 2;
+    for (unsigned r = 0; r < map.box[1]; ++r)
+        for (unsigned byte = 0; byte < width; ++byte) {
+            uint64_t x = column + byte / 2, y = row + static_cast<uint64_t>(r);
+            bool inside = x < map.sizes[0] && y < map.sizes[1];
+            f(swizzle_128(shared + r * width + byte), inside ? map.base + y * map.row_bytes + column * 2 + byte : nullptr);
+        }
+}
+
+// Into the same place of each block of the cluster that `ranks` has a bit of, for the same barrier there.
+inline void copy_box(void *shared, const CUtensorMap *map, int column, int row, uint64_t *barrier, unsigned ranks) {
+    unsigned to = shared_address(shared), bytes = map->box[0] * 2 * map->box[1];
     require(to % 128 == 0, "a tile copy to a misaligned place");
-    memset(shared, emulator::POISON, map->box[1] * width);
-    emulator::tile_copies.push_back({barrier, [=, map = *map] {
-        for (unsigned r = 0; r < map.box[1]; ++r)
-            for (unsigned byte = 0; byte < width; ++byte) {
-                uint64_t x = column + byte / 2, y = row + static_cast<uint64_t>(r);
-                bool inside = x < map.sizes[0] && y < map.sizes[1];
-                *at_shared(swizzle_128(to + r * width + byte)) =
-                    inside ? map.base[y * map.row_bytes + column * 2 + byte] : 0;
-            }
-        phases(barrier).bytes -= map.box[1] * width;
-        phases(barrier).advance();
-    }});
+    for (unsigned rank = 0; rank < emulator::blocks.size(); ++rank) {
+        if (!(ranks >> rank & 1)) continue;
+        unsigned char *base = emulator::blocks[rank].shared() - WINDOW;
+        auto *theirs = reinterpret_cast<uint64_t *>(base + shared_address(barrier));
+        memset(base + to, emulator::POISON, bytes);
+        emulator::tile_copies.push_back({theirs, [=, map = *map] {
+            each_byte(to, map, column, row, [&](unsigned at, const unsigned char *from) { base[at] = from ? *from : 0; });
+            phases(theirs).bytes -= bytes;
+            phases(theirs).advance();
+        }});
+    }
+}
+inline void copy_box(void *shared, const CUtensorMap *map, int column, int row, uint64_t *barrier) {
+    copy_box(shared, map, column, row, barrier, 1u << emulator::self().rank);
+}
+
+inline int cluster_rank() { return static_cast<int>(emulator::self().rank); }
+inline void cluster_sync() { emulator::wait(emulator::State::AT_CLUSTER_BARRIER); }
+inline void mbarrier_arrive_at(uint64_t *barrier, int rank) {
+    unsigned char *base = emulator::blocks[rank].shared() - WINDOW;
+    mbarrier_arrive(reinterpret_cast<uint64_t *>(base + shared_address(barrier)));
+}
+
+// A store reads its box when it is waited for: what is overwritten too early shows.
+inline void store_box(const CUtensorMap *map, int column, int row, const void *shared) {
+    unsigned from = shared_address(shared);
+    require(from % 128 == 0, "a tile store from a misaligned place");
+    unsigned char *base = emulator::dynamic_shared() - WINDOW;
+    emulator::self().stores.push_back([=, map = *map] {
+        each_byte(from, map, column, row, [&](unsigned at, const unsigned char *to) {
+            if (to) *const_cast<unsigned char *>(to) = base[at];
+        });
+    });
+}
+inline void store_commit() {}
+inline void store_wait() {
+    for (auto &store : emulator::self().stores) store();
+    emulator::self().stores.clear();
 }
 
 inline void prefetch_map(const CUtensorMap *) {}
 inline void fence_proxy_async() {}
 
 inline void named_arrive(int barrier, int count) {
-    auto &it = emulator::named_barriers[barrier];
+    auto &it = emulator::block().named_barriers[barrier];
     if (++it.arrived == static_cast<unsigned>(count)) it.arrived = 0, ++it.generation;
 }
 inline void named_sync(int barrier, int count) {
-    unsigned generation = emulator::named_barriers[barrier].generation;
+    unsigned &generation = emulator::block().named_barriers[barrier].generation, before = generation;
     named_arrive(barrier, count);
-    emulator::wait_until("named_sync", [=] { return emulator::named_barriers[barrier].generation != generation; });
+    emulator::wait_until("named_sync", [&generation, before] { return generation != before; });
 }
 
 template <int registers> void give_registers() { static_assert(registers % 8 == 0 && registers >= 24); }
