@@ -13,6 +13,7 @@ BLOCK_SIZE = 64
 DECODES = ((1, 2600), (8, 2600), (64, 2600), (128, 1200))  # sequences, context of each
 PROMPTS = ((1, 2600), (1, 8192), (4, 2048), (16, 512))  # sequences, tokens of each
 FEW_TOKENS = (1, 16, 64)
+MANY_TOKENS = (256, 1024, 2600, 8192)
 EXPERT_TOKENS = (1, 16, 256, 8192)
 EXPERT_RANKS = (2, 1)  # GPUs that share each of Mixtral-8x7B's experts
 PER_TOKEN = 2
@@ -22,7 +23,8 @@ def tensor_core_cases(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
     decodes = [_attention(num, 1, context, sizes, dtype) for num, context in DECODES]
     prompts = [_attention(num, length, length, sizes, dtype) for num, length in PROMPTS]
     experts = [_experts(num, ranks, sizes, dtype) for ranks in EXPERT_RANKS for num in EXPERT_TOKENS]
-    return decodes + prompts + _linears(sizes, dtype) + experts
+    gated = [_gated(num, sizes, dtype) for num in MANY_TOKENS]
+    return decodes + prompts + _linears(sizes, dtype) + gated + experts
 
 
 def _linears(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
@@ -111,6 +113,26 @@ def _linear(tokens: int, n: int, k: int, dtype: torch.dtype) -> Case:
         moved,
         flops=2 * tokens * n * k,
     )
+
+
+def _gated(tokens: int, sizes: Sizes, dtype: torch.dtype) -> Case:
+    n, k = sizes.intermediate, sizes.hidden
+
+    def make(device: torch.device) -> Inputs:
+        x, weight = (torch.randn(rows, k, device=device).to(dtype) for rows in (tokens, 2 * n))
+        return x, weight.mul_(k**-0.5), None, "silu"
+
+    def run(ops: Any, *inputs: Any) -> Tensor:
+        out: Tensor = ops.gated_linear(*inputs)
+        return out
+
+    def exact(x: Tensor, weight: Tensor, _: None, __: str) -> Tensor:
+        gate, up = (x.double() @ weight.double().T).chunk(2, -1)
+        return F.silu(gate).mul_(up)
+
+    moved = dtype.itemsize * (2 * n * k + tokens * (n + k))
+    shape = f"{tokens}x{k} by 2x{n}x{k}"
+    return Case("gated_linear", shape, make, run, exact, moved, flops=4 * tokens * n * k)
 
 
 def _experts(tokens: int, ranks: int, sizes: Sizes, dtype: torch.dtype) -> Case:

@@ -28,6 +28,7 @@ __all__ = [
     "apply_penalties",
     "count_tokens",
     "decodes_on_device",
+    "gated_linear",
     "greedy",
     "layer_norm",
     "library",
@@ -155,6 +156,14 @@ def activate_and_mul(gate_up: Tensor, kind: str) -> Tensor:
     """gate_up [tokens, 2 n] -> activate(first half) * second half, [tokens, n]."""
     _check(kind in ACTIVATIONS and gate_up.shape[-1] % 2 == 0, f"activate_and_mul {kind!r}", gate_up=gate_up)
     return _backend(gate_up).activate_and_mul(gate_up, kind)
+
+
+def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str) -> Tensor:
+    """`activate_and_mul` of `linear`: x [tokens, in], weight [2 n, in], bias [2 n] -> [tokens, n]. What is
+    between the two need not be rounded to the dtype of x."""
+    fits = kind in ACTIVATIONS and x.dim() == 2 and x.shape[1] == weight.shape[1] and weight.shape[0] % 2 == 0
+    _check(fits, f"gated_linear {kind!r}", x=x, weight=weight)
+    return _backend(x).gated_linear(x, weight, bias, kind)
 
 
 def moe_gate(logits: Tensor, per_token: int, *, renormalise: bool) -> tuple[Tensor, Tensor]:

@@ -93,7 +93,7 @@ def test_graphs_give_the_same_tokens(
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(
-    "without", ["rms_norm", "rope_and_store_kv", "paged_attention", "activate_and_mul", "linear", "greedy"]
+    "without", ["rms_norm", "rope_and_store_kv", "paged_attention", "gated_linear", "linear", "greedy"]
 )
 def test_an_operation_of_pytorchs_gives_the_same_tokens(
     tiny_model: Callable[..., Path], run: Any, without: str

@@ -81,3 +81,13 @@ def loop(x: Tensor, router: Tensor, gate_up: list[Tensor], down: list[Tensor], r
             gate, up = (gate_up[expert].double() @ x[token].double()).chunk(2)
             out[token] += share * (down[expert].double() @ (F.silu(gate) * up))
     return out
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_gated_products(*, biased: bool) -> None:
+    x, weight, bias = torch.randn(3, 8), torch.randn(32, 8), torch.randn(32) if biased else None
+    gate, up = F.linear(x, weight, bias).double().chunk(2, -1)
+    gated = ops.gated_linear(x, weight, bias, "silu")
+    torch.testing.assert_close(gated.double(), F.silu(gate) * up, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"gated_linear 'silu'.*\[31, 8\]"):
+        ops.gated_linear(x, weight[:31], None, "silu")

@@ -4,6 +4,7 @@
 //   activate_and_mul: out [rows, n] = round(f(x[:, :n])) * x[:, n:], x [rows, 2 n]
 //
 // A thread makes one vector of the result; x is read and out written once.
+#include "activation.cuh"
 #include "dtypes.cuh"
 #include "launch.cuh"
 #include "ptx.cuh"
@@ -11,16 +12,6 @@
 namespace mii {
 
 constexpr int ACTIVATION_THREADS = 256;
-
-__device__ inline float activation(float x, mii_activation kind) {
-    switch (kind) {
-        case MII_SILU: return x / (1.0f + __expf(-x));
-        case MII_GELU: return 0.5f * x * erfcf(x * -0.70710678f);  // 1 + erf cancels where x is far below 0
-        case MII_GELU_TANH: return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
-        case MII_RELU: return x < 0.0f ? 0.0f : x;  // NaN stays NaN
-    }
-    return x;
-}
 
 // Grid: (rows, vectors of a row / threads).
 template <typename T, int WIDTH, bool GATED>

@@ -13,6 +13,7 @@ struct LaunchShape {
     cudaStream_t stream;
     size_t shared_bytes = 0;  // dynamic
     bool overlaps = false;    // begins before the kernel before it has ended, and waits for that one by itself
+    unsigned cluster = 1;     // blocks along x that are on neighbouring multiprocessors
 };
 
 inline LaunchShape overlapped(LaunchShape shape) {
@@ -44,11 +45,18 @@ cudaError_t launch(const LaunchShape &shape, Args... args) {
     config.blockDim = shape.block;
     config.dynamicSmemBytes = shape.shared_bytes;
     config.stream = shape.stream;
-    cudaLaunchAttribute overlap = {};
-    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    overlap.val.programmaticStreamSerializationAllowed = 1;
-    config.attrs = &overlap;
-    config.numAttrs = shape.overlaps && launches_may_overlap() ? 1 : 0;
+    cudaLaunchAttribute attributes[2] = {};
+    config.attrs = attributes;
+    if (shape.overlaps && launches_may_overlap()) {
+        cudaLaunchAttribute &overlap = attributes[config.numAttrs++];
+        overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        overlap.val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (shape.cluster > 1) {
+        cudaLaunchAttribute &cluster = attributes[config.numAttrs++];
+        cluster.id = cudaLaunchAttributeClusterDimension;
+        cluster.val.clusterDim.x = shape.cluster, cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    }
     return cudaLaunchKernelEx(&config, kernel, args...);
 }
 

@@ -1,6 +1,6 @@
-// PTX of compute capability 9.0: barriers in shared memory, tile copies (TMA), named barriers, registers of a
-// warpgroup, sums over blocks. Names follow the PTX ISA, sections "mbarrier", "cp.async.bulk.tensor", "barrier",
-// "setmaxnreg" and "atom".
+// PTX of compute capability 9.0: barriers in shared memory, tile copies (TMA), clusters of blocks, named barriers,
+// registers of a warpgroup, sums over blocks. Names follow the PTX ISA, sections "mbarrier", "cp.async.bulk.tensor", "mapa",
+// "barrier", "barrier.cluster", "setmaxnreg" and "atom".
 //
 // Code that uses them stands between #ifdef MII_SM_90A: it is compiled for sm_90a and for the emulator only.
 #pragma once
@@ -59,6 +59,45 @@ __device__ inline void copy_box(void *shared, const CUtensorMap *map, int column
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
                  "[%0], [%1, {%2, %3}], [%4];\n" ::"r"(shared_address(shared)),
                  "l"(map), "r"(column), "r"(row), "r"(shared_address(barrier))
+                 : "memory");
+}
+
+// The same into the same place of each block of the cluster that `ranks` has a bit of, for the same barrier there.
+__device__ inline void copy_box(void *shared, const CUtensorMap *map, int column, int row, uint64_t *barrier,
+                                unsigned ranks) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+                 "[%0], [%1, {%2, %3}], [%4], %5;\n" ::"r"(shared_address(shared)),
+                 "l"(map), "r"(column), "r"(row), "r"(shared_address(barrier)), "h"(static_cast<uint16_t>(ranks))
+                 : "memory");
+}
+
+// Starts the copy of a box the other way; what the matrix does not have of it is dropped. One thread, which closes a
+// group of such copies with store_commit and, with store_wait, waits until those of its groups have been read.
+__device__ inline void store_box(const CUtensorMap *map, int column, int row, const void *shared) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];\n" ::"l"(map),
+                 "r"(column), "r"(row), "r"(shared_address(shared))
+                 : "memory");
+}
+__device__ inline void store_commit() { asm volatile("cp.async.bulk.commit_group;\n" ::: "memory"); }
+__device__ inline void store_wait() { asm volatile("cp.async.bulk.wait_group.read 0;\n" ::: "memory"); }
+
+// Which block of its cluster this is.
+__device__ inline int cluster_rank() {
+    unsigned rank;
+    asm("mov.u32 %0, %%cluster_ctarank;\n" : "=r"(rank));
+    return static_cast<int>(rank);
+}
+
+// A barrier of all threads of a cluster.
+__device__ inline void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;\n" ::: "memory");
+}
+
+// Arrives at the barrier in the same place of the cluster's block with this rank.
+__device__ inline void mbarrier_arrive_at(uint64_t *barrier, int rank) {
+    asm volatile("{\n.reg .b32 there;\n"
+                 "mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(shared_address(barrier)), "r"(rank)
                  : "memory");
 }
 

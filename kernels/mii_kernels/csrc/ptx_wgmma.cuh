@@ -66,6 +66,10 @@ __device__ inline void pin(unsigned (&a)[N][4]) {
 #define MII_ROWS_80 MII_ROWS_64, MII_ROW(8), MII_ROW(9)
 #define MII_ROWS_96 MII_ROWS_80, MII_ROW(10), MII_ROW(11)
 #define MII_ROWS_128 MII_ROWS_96, MII_ROW(12), MII_ROW(13), MII_ROW(14), MII_ROW(15)
+#define MII_ROWS_256                                                                            \
+    MII_ROWS_128, MII_ROW(16), MII_ROW(17), MII_ROW(18), MII_ROW(19), MII_ROW(20), MII_ROW(21), \
+        MII_ROW(22), MII_ROW(23), MII_ROW(24), MII_ROW(25), MII_ROW(26), MII_ROW(27), MII_ROW(28), \
+        MII_ROW(29), MII_ROW(30), MII_ROW(31)
 #define MII_REGISTERS_8 "{%0, %1, %2, %3}"
 #define MII_REGISTERS_16 "{%0, %1, %2, %3, %4, %5, %6, %7}"
 #define MII_REGISTERS_32 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}"
@@ -85,6 +89,15 @@ __device__ inline void pin(unsigned (&a)[N][4]) {
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
+#define MII_REGISTERS_256 \
+    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}"
 
 #define MII_WGMMA(N, TYPE) "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " " MII_REGISTERS_##N ", "
 
@@ -99,7 +112,8 @@ __device__ inline void wgmma(float (&d)[ROWS][4], uint64_t a, uint64_t b, bool a
 #define MII_WGMMA_SHARED_TYPES(N, A, B, ACCUMULATE)                                           \
     if constexpr (std::is_same_v<T, bfloat16>) MII_WGMMA_SHARED(N, "bf16", A, B, ACCUMULATE); \
     else MII_WGMMA_SHARED(N, "f16", A, B, ACCUMULATE)
-    static_assert(ROWS == 1 || ROWS == 2 || ROWS == 4 || ROWS == 8 || ROWS == 16, "the widths that kernels have");
+    static_assert(ROWS == 1 || ROWS == 2 || ROWS == 4 || ROWS == 8 || ROWS == 16 || ROWS == 32,
+                  "the widths that kernels have");
     if constexpr (ROWS == 1) {
         MII_WGMMA_SHARED_TYPES(8, "%4", "%5", "%6");
     } else if constexpr (ROWS == 2) {
@@ -108,8 +122,10 @@ __device__ inline void wgmma(float (&d)[ROWS][4], uint64_t a, uint64_t b, bool a
         MII_WGMMA_SHARED_TYPES(32, "%16", "%17", "%18");
     } else if constexpr (ROWS == 8) {
         MII_WGMMA_SHARED_TYPES(64, "%32", "%33", "%34");
-    } else {
+    } else if constexpr (ROWS == 16) {
         MII_WGMMA_SHARED_TYPES(128, "%64", "%65", "%66");
+    } else {
+        MII_WGMMA_SHARED_TYPES(256, "%128", "%129", "%130");
     }
 #undef MII_WGMMA_SHARED_TYPES
 #undef MII_WGMMA_SHARED

@@ -12,16 +12,25 @@ from mii_kernels import reference
 from mii_kernels._lib import Library
 from mii_kernels.cuda.activations import activate, activate_and_mul
 from mii_kernels.cuda.attention import paged_attention
+from mii_kernels.cuda.gemm import gated_linear, linear
 from mii_kernels.cuda.logits import add_bias, apply_penalties, count_tokens
 from mii_kernels.cuda.moe import moe_experts, moe_gate
 from mii_kernels.cuda.norms import layer_norm, rms_norm
 from mii_kernels.cuda.quantised import quantise, quantised_linear
 from mii_kernels.cuda.rotary import rope_and_store_kv
 from mii_kernels.cuda.sampling import greedy, log_probs, sample
-from mii_kernels.cuda.skinny_gemm import linear
 
 OPS = (
-    *(activate, activate_and_mul, layer_norm, linear, paged_attention, rms_norm, rope_and_store_kv),
+    *(
+        activate,
+        activate_and_mul,
+        gated_linear,
+        layer_norm,
+        linear,
+        paged_attention,
+        rms_norm,
+        rope_and_store_kv,
+    ),
     *(moe_experts, moe_gate, add_bias, apply_penalties, count_tokens, greedy, log_probs, sample),
     *(quantise, quantised_linear),
 )

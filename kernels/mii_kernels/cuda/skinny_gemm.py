@@ -1,4 +1,4 @@
-"""Matrix products: few rows on our kernels, which read the weight at the memory's speed; more on cuBLAS."""
+"""Matrix products of few tokens, on kernels that read the weight at the memory's speed."""
 
 from functools import lru_cache
 from typing import NamedTuple

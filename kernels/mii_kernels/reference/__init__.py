@@ -1,6 +1,6 @@
 """The operations in torch: the truth that kernels are tested against, and the CPU's path."""
 
-from mii_kernels.reference.activations import activate, activate_and_mul
+from mii_kernels.reference.activations import activate, activate_and_mul, gated_linear
 from mii_kernels.reference.attention import paged_attention
 from mii_kernels.reference.linear import can_pack, linear, pack
 from mii_kernels.reference.moe import moe_experts, moe_gate
@@ -23,6 +23,7 @@ __all__ = [
     "apply_penalties",
     "can_pack",
     "count_tokens",
+    "gated_linear",
     "greedy",
     "layer_norm",
     "linear",

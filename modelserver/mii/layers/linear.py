@@ -16,6 +16,10 @@ class Linear:
     def __call__(self, x: Tensor) -> Tensor:
         return ops.linear(x, self.weight, self.bias)
 
+    def gated(self, x: Tensor, activation: str) -> Tensor:
+        """x [tokens, in] -> [tokens, out / 2]: the first half of the outputs, activated, times the other."""
+        return ops.gated_linear(x, self.weight, self.bias, activation)
+
 
 class QuantisedLinear(Linear):
     """The same in 8-bit floats: the weight by output channels, once; x by tokens, at each call."""
@@ -28,3 +32,6 @@ class QuantisedLinear(Linear):
 
     def __call__(self, x: Tensor) -> Tensor:
         return ops.quantised_linear(x, self.weight, self.scales, self.bias)
+
+    def gated(self, x: Tensor, activation: str) -> Tensor:
+        return ops.activate_and_mul(self(x), activation)

@@ -17,6 +17,6 @@ class MLP:
         self.gated = gated
 
     def __call__(self, x: Tensor) -> Tensor:
-        wide = self.up(x)
-        activate = ops.activate_and_mul if self.gated else ops.activate
-        return self.down(activate(wide, self.activation))
+        if self.gated:
+            return self.down(self.up.gated(x, self.activation))
+        return self.down(ops.activate(self.up(x), self.activation))
