@@ -13,6 +13,7 @@ from .conftest import Kernels
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}  # of the norm of the difference
+CUBLASLT = 1e-3  # the tensor cores' sums of 8-bit products have fewer bits than float32
 EVERY_MAGNITUDE = torch.arange(127, dtype=torch.uint8).view(E4M3).double()
 
 
@@ -108,7 +109,8 @@ def test_products(kernels: Kernels, dtype: torch.dtype, pack: bool, tokens: int,
     )
     out = kernels.run.quantised_linear(x, ops.pack_quantised(values) if pack else values, scales, bias)
     assert (out.shape, out.dtype) == ((tokens, n), dtype)
-    assert not tokens or float((out.double() - exact).norm() / exact.norm()) < TOLERANCE[dtype]
+    tolerance = max(TOLERANCE[dtype], CUBLASLT if kernels.device.type == "cuda" else 0)
+    assert not tokens or float((out.double() - exact).norm() / exact.norm()) < tolerance
 
 
 @pytest.mark.parametrize("odd", [torch.inf, torch.nan])
