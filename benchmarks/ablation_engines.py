@@ -22,12 +22,8 @@ from quantization import Windows, alike, run, tokens_of
 from truth import Request
 
 NEW_TOKENS = 8  # that are compared
-CHECKED = {
-    "requests": 16,
-    "prompt_tokens": 48,
-    "new_tokens": NEW_TOKENS,
-    "spread": 0.5,
-}  # after these prompts
+# After these prompts.
+CHECKED = {"requests": 16, "prompt_tokens": 48, "new_tokens": NEW_TOKENS, "spread": 0.5}
 WARM_UP = 32  # requests of the first engine, which is not timed
 
 

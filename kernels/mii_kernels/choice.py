@@ -13,10 +13,8 @@ from mii_kernels._lib import KernelError, Library
 log = logging.getLogger(__name__)
 
 KERNELS = ("auto", "cuda", "torch")
-_READ_BY_HOST = {
-    "paged_attention",
-    "moe_experts",
-}  # what references look at before they launch: no graph does
+# Operations whose references look at numbers on the host before they launch: no graph does.
+_READ_BY_HOST = {"paged_attention", "moe_experts"}
 _cuda: Any = reference  # what CUDA tensors run on: torch runs the references on a GPU as they are
 _library: Library | None = None  # of our kernels, where they are in use
 _without: frozenset[str] = frozenset()  # operations that the references serve all the same
@@ -27,8 +25,9 @@ def use_kernels(choice: str, device: int = 0, without: Collection[str] = ()) -> 
 
     `torch`: the references; `cuda`: our kernels, KernelError if they cannot be had for the device; `auto`:
     our kernels, or with a warning the references if they cannot. `without`: operations, by their names in
-    `ops`, that stay with the references, to see what their kernels are worth; KernelError for a name that is
-    no operation with a kernel.
+    `ops`, that stay with the references where the engine calls them, to see what their kernels are worth (a
+    kernel's wrapper that falls back on another one of ours still does); KernelError for a name that is no
+    operation with a kernel.
     """
     global _cuda, _library, _without
     if choice not in KERNELS:

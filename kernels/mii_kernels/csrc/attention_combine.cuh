@@ -12,12 +12,13 @@
 
 namespace mii {
 
-// How many parts are there, for each block of an attention without splits; 0 before and after each launch. Launches
-// that run at the same time need some each: the host gives them out in turn, and a captured launch keeps its own.
+// How many parts are there, for each block of an attention without splits; 0 before and after each launch. Launches of
+// one stream never use them at the same time, as each waits for those before it. Those of several streams get different
+// sets in turn; a captured launch keeps its own, so that graphs may be replayed on one stream of a device only.
 constexpr int PART_COUNTER_SETS = 64;
 __device__ int part_counters[PART_COUNTER_SETS][MII_SPLIT_TILES];
 
-// Host. Launches that run at the same time have different sets, up to PART_COUNTER_SETS of them.
+// Host. PART_COUNTER_SETS launches in succession have different sets.
 inline int next_part_counters() {
     static std::atomic<unsigned> launches{0};
     return static_cast<int>(launches++ % PART_COUNTER_SETS);

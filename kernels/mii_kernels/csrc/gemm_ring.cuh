@@ -19,13 +19,13 @@ struct GemmTile {
     static constexpr int HALF = 128, ROWS = 2 * HALF;  // of the weight
     static constexpr int STEP = ptx::PANEL_COLUMNS;
     static constexpr int GROUP_THREADS = 4 * WARP, THREADS = (GROUPS + 1) * GROUP_THREADS;
-    static constexpr int TOKENS_BYTES = TOKENS * ptx::PANEL_PITCH, HALF_BYTES = HALF * ptx::PANEL_PITCH;
+    static constexpr int GROUP_BYTES = GROUP_TOKENS * ptx::PANEL_PITCH, TOKENS_BYTES = GROUPS * GROUP_BYTES;
+    static constexpr int HALF_BYTES = HALF * ptx::PANEL_PITCH;
     static constexpr int STAGE_BYTES = TOKENS_BYTES + 2 * HALF_BYTES;
     static constexpr int STAGES = 4;
     // The columns of the result that a warpgroup writes at once, and the panels that they make.
     static constexpr int OUT_PANELS = HALF / ptx::PANEL_COLUMNS;
-    static constexpr int OUT_PANEL_BYTES = GROUP_TOKENS * ptx::PANEL_PITCH;
-    static constexpr int OUT_BYTES = OUT_PANELS * OUT_PANEL_BYTES;
+    static constexpr int OUT_BYTES = OUT_PANELS * GROUP_BYTES;
     static constexpr int ALIGNMENT = 1024;
     static constexpr size_t SHARED_BYTES =
         ALIGNMENT + STAGES * STAGE_BYTES + GROUPS * OUT_BYTES + 2 * STAGES * sizeof(uint64_t);
@@ -73,7 +73,8 @@ struct GemmRing {
     uint64_t *full, *empty;
 
     __device__ explicit GemmRing(unsigned char *shared) {
-        bytes = shared + (GemmTile::ALIGNMENT - ptx::shared_address(shared) % GemmTile::ALIGNMENT) % GemmTile::ALIGNMENT;
+        constexpr unsigned ALIGNMENT = GemmTile::ALIGNMENT;
+        bytes = shared + (ALIGNMENT - ptx::shared_address(shared) % ALIGNMENT) % ALIGNMENT;
         full = reinterpret_cast<uint64_t *>(out(GemmTile::GROUPS));
         empty = full + GemmTile::STAGES;
     }

@@ -28,7 +28,7 @@ __device__ inline void multiply_tile(GemmSums &sums, const GemmRing &ring, GemmS
     int before = at.index;
     for (int step = 0; step < steps; ++step, at.advance()) {
         ptx::mbarrier_wait(ring.full + at.index, at.parity);
-        unsigned tokens = ptx::shared_address(ring.tokens(at.index)) + group * GemmTile::TOKENS_BYTES / GemmTile::GROUPS;
+        unsigned tokens = ptx::shared_address(ring.tokens(at.index)) + group * GemmTile::GROUP_BYTES;
         uint64_t a = ptx::matrix_descriptor(tokens);
         uint64_t b = ptx::matrix_descriptor(ptx::shared_address(ring.weight(at.index)));
         ptx::pin(sums);

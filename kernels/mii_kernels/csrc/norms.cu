@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(MAX_THREADS<WIDTH>) norm_kernel(NormArgs<T> ar
     const T *from = args.x + row / args.inner * args.stride + row % args.inner * args.n;
 
     Part<T, WIDTH, COUNT> part, residual;
-    ptx::let_next_grid_begin();
+    ptx::let_next_grid_begin();  // as a rule a product, which fetches its own weights before it waits
     prefetch_weights(part, args);
     ptx::wait_for_earlier_grids();
     part.read(from, args.n);

@@ -57,8 +57,8 @@ __device__ inline unsigned shared_address(const void *shared) {
     return static_cast<unsigned>(__cvta_generic_to_shared(shared));
 }
 
-// Starts a copy of 16 bytes, aligned to 16, past L1. Where not `valid`, zeros are written and nothing is read. L2 fetches
-// the 128 bytes around them: memory delivers those in less time than the same bytes in sectors of 32.
+// Starts a copy of 16 bytes, aligned to 16, past L1. Where not `valid`, zeros are written and nothing is read. L2
+// fetches the 128 bytes around them: memory delivers those in less time than the same bytes in sectors of 32.
 __device__ inline void cp_async_16(void *shared, const void *global, bool valid = true) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(shared_address(shared)), "l"(global),
                  "r"(valid ? 16 : 0)

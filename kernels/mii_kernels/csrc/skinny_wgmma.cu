@@ -26,8 +26,8 @@
 
 namespace mii {
 
-// How many pieces of a tile are done, for each warpgroup; 0 before and after each launch. Launches that run at the same
-// time need some each: the host gives them out in turn, and a captured launch keeps its own.
+// How many pieces of a tile are done, for each warpgroup; 0 before and after each launch. Sets are given out in turn, as
+// those of attention_combine.cuh are, and for the same reason.
 constexpr int COUNTER_SETS = 128, MAX_SPLIT_GROUPS = 256;
 __device__ int split_counters[COUNTER_SETS][MAX_SPLIT_GROUPS];
 
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(Shape::THREADS) skinny_wgmma_kernel(const __gr
 #endif
 }
 
-// Launches that run at the same time have different counters, up to COUNTER_SETS of them.
+// COUNTER_SETS launches in succession have different counters.
 static int next_counters() {
     static std::atomic<unsigned> launches{0};
     return static_cast<int>(launches++ % COUNTER_SETS);

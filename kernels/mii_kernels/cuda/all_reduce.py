@@ -23,7 +23,7 @@ _MAX_ROW_BYTES = 32 << 10
 # With N bytes, R ranks and B bytes a second out of each device, one shot takes one way, ~2 µs, and
 # 2 (R - 1) N / B: what it sends is doubled, but needs no signal. Two shots take two ways and two signals,
 # ~7 µs, and 2 (R - 1) / R N / B. With ~350 GB/s of NVLink they meet at 1.7 MB for two ranks, 0.4 MB for
-# four, 0.14 MB for eight. Measured for two H200: one shot takes 4 µs of 8 KiB and 11 of 1 MiB, two shots 8 to
+# four, 0.14 MB for eight. Measured for two H200: one shot takes 4 µs of 8 KiB and 11 of 1 MiB, two shots 7 to
 # 33 up to 8 MiB, NCCL 10 to 50. More ranks have not been measured.
 _ONE_SHOT_BYTES = {2: 1 << 20, 4: 256 << 10, 8: 128 << 10}
 _TWO_SHOT_BYTES = {2: 8 << 20, 4: 4 << 20, 8: 4 << 20}

@@ -46,7 +46,8 @@ def paged_attention(
 def decode_splits(contexts: Sequence[int], head_tiles: int, multiprocessors: int) -> int:
     """Into how many parts each context is split, so that memory is busy until all thread blocks are done.
 
-    contexts: the tokens that each decode has to read; head_tiles: thread blocks for one token's heads.
+    contexts: the tokens that each decode has to read; head_tiles: thread blocks for one token's heads. More
+    than SPLIT_TILES of these are not split: where parts meet, each has a counter.
     """
     tiles = [-(-tokens // BLOCK_SIZE) for tokens in contexts]
     longest, all_tiles = max(1, *tiles), head_tiles * sum(tiles)

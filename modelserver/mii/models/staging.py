@@ -17,7 +17,7 @@ BUFFER_BYTES = 32 << 20
 
 
 class Staging:
-    """Of one device; not thread-safe."""
+    """Of one device; not thread-safe. torch keeps the buffers' memory afterwards, for its own copies."""
 
     def __init__(self, device: torch.device, buffer_bytes: int = BUFFER_BYTES) -> None:
         self._device = device
