@@ -39,7 +39,6 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     tensor_parallel: Count = 1  # ranks: processes that share one model, each on a GPU of its own
     peer_memory: bool = True  # of GPUs, where our kernels run: sum over ranks through each other's memory
     quantization: str = "none"  # none | fp8: attention and MLP in 8-bit floats, quantised at load
-    cpu_threads: Count | None = (
-        None  # to compute on a CPU or to read weights for GPUs, shared by the ranks; None: all cores
-    )
+    # To compute on a CPU or to read weights for GPUs, shared by the ranks; None: all cores.
+    cpu_threads: Count | None = None
     heartbeat_timeout: Seconds = 60.0  # seconds a step may take before the engine counts as stalled
