@@ -27,7 +27,6 @@ import argparse
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -40,7 +39,7 @@ from mii.engine.loading import find_model, load_model
 from mii.server.serve import engine_config
 from mii_kernels import cuda
 from mii_spec.launch import ServerArgs, add_arguments, from_namespace
-from offline import SAMPLING, draw, unusual
+from offline import add_workload, described, draw, unusual
 from quantization import Windows, free_device
 from truth import Request
 
@@ -56,16 +55,10 @@ def main() -> int:
 def parsed(argv: list[str]) -> Namespace:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(made, ServerArgs)
-    made.add_argument("--requests", type=int, default=128)
-    made.add_argument("--prompt-tokens", type=int, default=1200, help="mean")
-    made.add_argument("--new-tokens", type=int, default=128, help="mean")
+    add_workload(made, requests=128, prompt_tokens=1200, new_tokens=128, spread=0.3)
     made.add_argument("--stream-tokens", type=int, default=64, help="of the one stream, at least 2")
-    made.add_argument("--spread", type=float, default=0.3, help="standard deviation over mean")
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--sampling", choices=SAMPLING, default="greedy")
     made.add_argument("--only", type=lambda text: text.split(","), metavar="PART,...", help="default: each")
     made.add_argument("--limit", type=float, default=4.0, help="times as long as with everything on")
-    made.add_argument("--save", type=Path, metavar="DIR")
     options = made.parse_args(argv)
     if options.stream_tokens < 2:
         made.error("--stream-tokens must be at least 2: it is the time between tokens that counts")
@@ -127,15 +120,6 @@ def drawn(options: Namespace, vocab_size: int) -> Workload:
 
     [stream] = draws(requests=1, new_tokens=options.stream_tokens, spread=0.0)
     return Workload([prompt for prompt, _ in draws(**CHECKED)], stream, draws())
-
-
-def described(options: Namespace) -> dict[str, Any]:
-    return {
-        "requests": options.requests,
-        "workload": f"{options.prompt_tokens}/{options.new_tokens}",
-        "spread": options.spread,
-        "sampling": options.sampling,
-    }
 
 
 def limits_of(whole: dict[str, Any], times: float) -> Limits:

@@ -69,16 +69,33 @@ def main() -> int:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(made, ServerArgs)
-    made.add_argument("--requests", type=int, default=16)
-    made.add_argument("--prompt-tokens", type=int, default=64, help="mean")
-    made.add_argument("--new-tokens", type=int, default=64, help="mean")
-    made.add_argument("--spread", type=float, default=0.0, help="standard deviation over mean")
-    made.add_argument("--seed", type=int, default=0)
+    add_workload(made, requests=16, prompt_tokens=64, new_tokens=64, spread=0.0)
     made.add_argument("--clients", type=int, help="requests in flight; default: all")
-    made.add_argument("--sampling", choices=SAMPLING, default="greedy")
-    made.add_argument("--save", type=Path, metavar="DIR")
     made.add_argument("--compare-transformers", action="store_true")
     return made
+
+
+def add_workload(
+    made: argparse.ArgumentParser, *, requests: int, prompt_tokens: int, new_tokens: int, spread: float
+) -> None:
+    """What `draw` and `described` read, with these defaults, and where rows are kept."""
+    made.add_argument("--requests", type=int, default=requests)
+    made.add_argument("--prompt-tokens", type=int, default=prompt_tokens, help="mean")
+    made.add_argument("--new-tokens", type=int, default=new_tokens, help="mean")
+    made.add_argument("--spread", type=float, default=spread, help="standard deviation over mean")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--sampling", choices=SAMPLING, default="greedy")
+    made.add_argument("--save", type=Path, metavar="DIR")
+
+
+def described(options: argparse.Namespace) -> dict[str, Any]:
+    """The workload, in a row."""
+    return {
+        "requests": options.requests,
+        "workload": f"{options.prompt_tokens}/{options.new_tokens}",
+        "spread": options.spread,
+        "sampling": options.sampling,
+    }
 
 
 def unusual(args: ServerArgs) -> str | None:
@@ -99,11 +116,10 @@ def bench(engine: Engine, options: argparse.Namespace, begun: float) -> dict[str
     requests = draw(options, engine.info.vocab_size)
     info = as_dict(engine)
     info["model"] = options.served_model_name or info["model"]  # a shape's name, not where it was written
-    result: dict[str, Any] = {"requests": len(requests), "engine": info}
-    result |= {"startup_seconds": first.arrivals[0] - begun}
-    result |= {"workload": f"{options.prompt_tokens}/{options.new_tokens}", "spread": options.spread}
+    result: dict[str, Any] = {"engine": info, "startup_seconds": first.arrivals[0] - begun}
+    result |= described(options)
     result |= {"prompt_tokens": sum(len(p) for p, _ in requests), "new_tokens": sum(n for _, n in requests)}
-    result |= {"sampling": options.sampling} | measure(engine, requests, options.clients, options.sampling)
+    result |= measure(engine, requests, options.clients, options.sampling)
     if options.compare_transformers:
         result |= compare(engine, options.model, requests, result["seconds"])
     return result
