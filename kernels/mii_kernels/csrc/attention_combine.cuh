@@ -6,9 +6,8 @@
 // A part that saw nothing has weight -inf and partials of 0; a row of only such parts is 0.
 #pragma once
 
-#include <atomic>
-
 #include "attention.cuh"
+#include "counter_sets.cuh"
 
 namespace mii {
 
@@ -18,11 +17,7 @@ namespace mii {
 constexpr int PART_COUNTER_SETS = 64;
 __device__ int part_counters[PART_COUNTER_SETS][MII_SPLIT_TILES];
 
-// Host. PART_COUNTER_SETS launches in succession have different sets.
-inline int next_part_counters() {
-    static std::atomic<unsigned> launches{0};
-    return static_cast<int>(launches++ % PART_COUNTER_SETS);
-}
+static CounterSets<PART_COUNTER_SETS> part_sets;
 
 // Whether this block is the last of those that meet at the counter: then it sees what they all have written. Every
 // thread of the block calls it, after its own writing. The counter is left at 0.

@@ -214,7 +214,7 @@ static cudaError_t launch_decode(DecodeArgs<T> args, int64_t decodes, int splits
     dim3 grid(heads, static_cast<unsigned>(splits), static_cast<unsigned>(decodes));
     if (splits > 1) {
         if (decodes * heads > MII_SPLIT_TILES) return cudaErrorInvalidValue;
-        args.counters = next_part_counters();
+        args.counters = part_sets.next();
     }
     return launch<decode_kernel<T, D>>(overlapped({grid, DecodeTile<D>::THREADS, stream, DecodeTile<D>::BYTES}), args);
 }

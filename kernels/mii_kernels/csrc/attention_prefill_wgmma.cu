@@ -16,7 +16,6 @@
 // Cost: as in attention_prefill.cu; here 989 Tflop/s are there to be had. A tile of 128 x 128 x 128 takes its two
 // products 2048 clocks, its exponentials, 16 a clock, 1024.
 #include <algorithm>
-#include <atomic>
 
 #include "prefill_fetch.cuh"
 #include "tensor_map.cuh"
@@ -189,12 +188,6 @@ __global__ void __launch_bounds__((GROUPS + 1) * WARPGROUP, 1)
 #endif
 }
 
-// Launches that run at the same time have different counters, up to COUNTERS of them.
-inline int next_counter() {
-    static std::atomic<unsigned> launches{0};
-    return static_cast<int>(launches++ % COUNTERS);
-}
-
 inline cudaError_t multiprocessors(int *count) {
     int device;
     cudaError_t error = cudaGetDevice(&device);
@@ -219,7 +212,7 @@ cudaError_t mii_attention_prefill_wgmma(void *out, const void *query, const void
             mii::PrefillArgs<T> prefill{static_cast<T *>(out), static_cast<const T *>(query), query_stride, cache,
                                         cu_seqlens, static_cast<int>(sequences), heads, window, scale * 1.44269504f};
             int items = static_cast<int>(tiles) * heads, blocks;
-            mii::WgmmaArgs<T> args{prefill, {}, {}, items, mii::next_counter()};
+            mii::WgmmaArgs<T> args{prefill, {}, {}, items, mii::item_sets.next()};
             cudaError_t error = mii::cache_map(&args.keys, k_cache, head_dim);
             if (error == cudaSuccess) error = mii::cache_map(&args.values, v_cache, head_dim);
             if (error == cudaSuccess) error = mii::multiprocessors(&blocks);

@@ -9,6 +9,7 @@
 #include "launch.cuh"
 #include "ptx_wgmma.cuh"
 #include "reduce.cuh"
+#include "ring.cuh"
 
 namespace mii {
 
@@ -57,14 +58,7 @@ struct TileOrder {
 
 #ifdef MII_SM_90A
 
-// A place in the ring; the parity is that of the phase of its barriers.
-struct GemmStage {
-    int index = 0;
-    unsigned parity = 0;
-    __device__ void advance() {
-        if (++index == GemmTile::STAGES) index = 0, parity ^= 1;
-    }
-};
+using GemmStage = RingPosition<GemmTile::STAGES>;
 
 // Stages, then what the warpgroups write, then the barriers `full` (bytes have come) and `empty` (all warps of the
 // cluster are done with this block's stage and its neighbour's, which the same copies fill).

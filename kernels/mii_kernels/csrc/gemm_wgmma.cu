@@ -58,6 +58,7 @@ __device__ inline void write_columns(const CUtensorMap *map, int token, int colu
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             int row = warp * 16 + half * 8 + lane / 4;
+            // `swizzled` of warpgroup_tile.cuh, written out: by way of it two of four kernels spill registers.
             T *chunk = staged + (n / 8 * GemmTile::GROUP_TOKENS + row) * ptx::PANEL_COLUMNS + (n % 8 ^ row % 8) * 8;
             store<2>(chunk + lane % 4 * 2,
                      Vector<T, 2>{{from_float<T>(value(n, 2 * half)), from_float<T>(value(n, 2 * half + 1))}});

@@ -5,6 +5,7 @@
 // but what the next item needs is fetched before the one before it is done.
 #pragma once
 
+#include "counter_sets.cuh"
 #include "prefill.cuh"
 #include "warpgroup_tile.cuh"
 
@@ -36,6 +37,7 @@ __device__ inline PrefillTask find_task(const PrefillArgs<T> &args, int item) {
 // gives them out in turn, and a captured launch keeps its own.
 constexpr int COUNTERS = 256;
 __device__ int item_counters[COUNTERS];
+static CounterSets<COUNTERS> item_sets;
 
 // One thread. A block takes until it is told of an item that there is not: all of them together as often as there are
 // items, where blocks are no more than these. The last one leaves the counter as it was.

@@ -17,8 +17,8 @@
 #include <limits.h>
 
 #include <algorithm>
-#include <atomic>
 
+#include "counter_sets.cuh"
 #include "dtypes.cuh"
 #include "launch.cuh"
 #include "skinny_ring.cuh"
@@ -30,6 +30,7 @@ namespace mii {
 // those of attention_combine.cuh are, and for the same reason.
 constexpr int COUNTER_SETS = 128, MAX_SPLIT_GROUPS = 256;
 __device__ int split_counters[COUNTER_SETS][MAX_SPLIT_GROUPS];
+static CounterSets<COUNTER_SETS> split_sets;
 
 #ifdef MII_SM_90A
 
@@ -161,12 +162,6 @@ __global__ void __launch_bounds__(Shape::THREADS) skinny_wgmma_kernel(const __gr
 #endif
 }
 
-// COUNTER_SETS launches in succession have different counters.
-static int next_counters() {
-    static std::atomic<unsigned> launches{0};
-    return static_cast<int>(launches++ % COUNTER_SETS);
-}
-
 struct SkinnyLaunch {
     const void *x, *weight;
     int blocks, ring_bytes;
@@ -185,7 +180,7 @@ static cudaError_t launch_skinny_wgmma(SkinnyWgmmaArgs<T> args, const SkinnyLaun
     bool split = args.splits == 1 || (args.splits >= 1 && args.splits <= ceil_div(args.k, Shape::STEP) &&
                                       args.partials && tiles * GROUPS <= MAX_SPLIT_GROUPS);
     if (!tiled || !split) return cudaErrorInvalidValue;
-    args.counters = args.splits == 1 ? 0 : next_counters();
+    args.counters = args.splits == 1 ? 0 : split_sets.next();
     cudaError_t error = matrix_map(&args.weight, {how.weight, static_cast<uint64_t>(args.n), args.k, args.rows});
     if (error == cudaSuccess)
         error = matrix_map(&args.x, {how.x, static_cast<uint64_t>(args.tokens), args.k, TOKENS});

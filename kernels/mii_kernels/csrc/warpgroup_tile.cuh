@@ -4,6 +4,7 @@
 
 #include "attention.cuh"
 #include "ptx_wgmma.cuh"
+#include "ring.cuh"
 
 namespace mii {
 
@@ -25,16 +26,6 @@ __device__ inline int swizzled(int row, int column) {
 }
 
 constexpr int STAGES = 3;  // of the ring of tiles
-
-// Where in a ring a thread is; the parity is that of the phase of its barriers.
-template <int SLOTS>
-struct RingPosition {
-    int index = 0;
-    unsigned parity = 0;
-    __device__ void advance() {
-        if (++index == SLOTS) index = 0, parity ^= 1;
-    }
-};
 using TilePosition = RingPosition<STAGES>;
 
 // queries [PANELS, 128, 64], then STAGES times keys and values [PANELS, 128, 64], then the barriers.
