@@ -18,6 +18,7 @@ from mii_gateway.discovery import Discovery, StaticDiscovery, parse_replica
 from mii_gateway.gateway import Gateway
 from mii_gateway.kube import in_cluster, own_namespace
 from mii_gateway.kube_discovery import EndpointsDiscovery
+from mii_gateway.lifecycle import Lifecycle
 from mii_gateway.listener import Listener
 from mii_gateway.log import logging_to_stderr
 from mii_gateway.ports import create_app, create_probe_app
@@ -29,6 +30,9 @@ from mii_spec.launch import GatewayArgs
 # for 30 ms: with these it comes once in ten minutes at 250 requests/s.
 COLLECT_AFTER = (5_000, 4, 1_000)
 
+LINGER = 5.0  # seconds that connections without a request stay open in a drain
+LOOK_EVERY = 0.05  # seconds between looks at who is left
+
 log = logging.getLogger(__name__)
 
 
@@ -39,10 +43,9 @@ class Ports(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def listening(gateway: Gateway) -> AsyncIterator[Ports]:
-    """The three ports open. Raises OSError or RuntimeError if one is taken."""
-    args = gateway.args
-    main, probe = Listener(create_app(gateway)), Listener(create_probe_app(gateway))
+async def listening(gateway: Gateway, main: Listener) -> AsyncIterator[Ports]:
+    """The three ports open, `main` on HTTP's. Raises OSError or RuntimeError if one is taken."""
+    args, probe = gateway.args, Listener(create_probe_app(gateway))
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(gateway.close)
         stack.push_async_callback(probe.stop)
@@ -58,31 +61,42 @@ async def listening(gateway: Gateway) -> AsyncIterator[Ports]:
 async def serve(args: GatewayArgs, discovery: Discovery) -> int:
     """Runs until SIGTERM, SIGINT or an owner's Terminate, then drains. Returns the exit code."""
     gateway = Gateway(args, discovery)
+    main = Listener(create_app(gateway))
     hurry = _handle_signals(gateway)
-    async with listening(gateway) as ports, asyncio.TaskGroup() as group:
+    async with listening(gateway, main) as ports, asyncio.TaskGroup() as group:
         log.info("listening", extra={"fields": ports._asdict()})
         running = group.create_task(gateway.run())
         await gateway.lifecycle.terminated()
-        await drain(gateway, hurry)
+        await drain(gateway, main, hurry)
         running.cancel()
     return 0
 
 
-async def drain(gateway: Gateway, hurry: asyncio.Event) -> None:
-    """Lets open requests end, for at most the drain timeout.
+async def drain(gateway: Gateway, main: Listener, hurry: asyncio.Event) -> None:
+    """Lets open requests end and clients leave, for at most the drain timeout.
 
     New connections are refused and old ones closed after an answer, so that clients who never pause cannot
     keep it open. In a cluster nobody connects any more by then: the pod's preStop has waited for that.
     """
     log.info("draining", extra={"fields": {"open": gateway.lifecycle.open}})
     await gateway.grpc.drain(gateway.args.drain_timeout)
-    waits = {asyncio.create_task(gateway.lifecycle.idle()), asyncio.create_task(hurry.wait())}
+    waits = {asyncio.create_task(_left(gateway.lifecycle, main)), asyncio.create_task(hurry.wait())}
     _, pending = await asyncio.wait(
         waits, timeout=gateway.args.drain_timeout, return_when=asyncio.FIRST_COMPLETED
     )
     for task in pending:
         task.cancel()
     log.info("drained", extra={"fields": {"cut": gateway.lifecycle.open}})
+
+
+async def _left(lifecycle: Lifecycle, main: Listener) -> None:
+    """Returns when no request is open and no connection, or nobody has used one for LINGER seconds.
+
+    Whoever sends a request while his connection is being closed loses it, and must not send it again unless
+    he knows that it does no harm twice. So a connection is closed by an answer, or when it is not in use.
+    """
+    while lifecycle.open or (main.connections and lifecycle.quiet < LINGER):  # noqa: ASYNC110 - two sources, one of them aiohttp's
+        await asyncio.sleep(LOOK_EVERY)
 
 
 def _handle_signals(gateway: Gateway) -> asyncio.Event:

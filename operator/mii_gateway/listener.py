@@ -35,6 +35,11 @@ class Listener:
         sock: socket.socket = self._listening.sockets[0]
         return int(sock.getsockname()[1])
 
+    @property
+    def connections(self) -> int:
+        """How many clients are connected, whether or not they are asking for something."""
+        return len(self._runner.server.connections) if self._runner.server else 0
+
     def close(self) -> None:
         """Accepts no more connections; those that are there go on."""
         if self._listening is not None:

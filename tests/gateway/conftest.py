@@ -17,6 +17,8 @@ from aiohttp import web
 from mii_gateway.app import listening
 from mii_gateway.discovery import Discovery, StaticDiscovery, parse_replica
 from mii_gateway.gateway import Gateway
+from mii_gateway.listener import Listener
+from mii_gateway.ports import create_app
 from mii_spec.launch import GatewayArgs
 
 HOST = "127.0.0.1"
@@ -132,6 +134,7 @@ class FakeReplica(grpc.GenericRpcHandler):
 @dataclass
 class RunningGateway:
     gateway: Gateway
+    main: Listener
     url: str
     probe_url: str
     grpc_target: str
@@ -197,7 +200,8 @@ def start_gateway(stack):
             deployment_name="demo", port=0, grpc_port=0, probe_port=0, replica=addresses, **options
         )
         gateway = Gateway(args, discovery or StaticDiscovery(map(parse_replica, addresses)))
-        ports = await stack.enter_async_context(listening(gateway))
+        main = Listener(create_app(gateway))
+        ports = await stack.enter_async_context(listening(gateway, main))
         running = asyncio.create_task(gateway.run())
         stack.callback(running.cancel)
         session = await stack.enter_async_context(aiohttp.ClientSession())
@@ -205,7 +209,7 @@ def start_gateway(stack):
             ready = sum(replica.ready for replica in replicas)
             await _until(lambda: gateway.table.count()["ready"] == ready)
         url, probe_url = (f"http://{HOST}:{port}" for port in (ports.http, ports.probe))
-        return RunningGateway(gateway, url, probe_url, f"{HOST}:{ports.grpc}", session)
+        return RunningGateway(gateway, main, url, probe_url, f"{HOST}:{ports.grpc}", session)
 
     return start
 

@@ -41,7 +41,7 @@ async def test_a_drain_waits_for_streams_and_accepts_nobody_new(replica, start_g
         await stream.content.readany()
         replica.respond = answering
         gateway.gateway.lifecycle.terminate()
-        draining = asyncio.create_task(app.drain(gateway.gateway, asyncio.Event()))
+        draining = asyncio.create_task(app.drain(gateway.gateway, gateway.main, asyncio.Event()))
         async with gateway.session.get(gateway.probe_url + "/health/ready") as response:
             assert (response.status, await response.text()) == (503, "draining")
         async with regular.post("/v1/completions", json={}) as response:
@@ -51,7 +51,32 @@ async def test_a_drain_waits_for_streams_and_accepts_nobody_new(replica, start_g
         assert not draining.done()
         released.set()
         assert await stream.content.read() == b"data: [DONE]\n\n"
-    await asyncio.wait_for(draining, 5)
+    await gateway.session.close()
+    await asyncio.wait_for(draining, app.LINGER / 2)
+
+
+async def test_a_drain_answers_who_was_about_to_ask(replica, start_gateway):
+    """On a connection from before, which the answer closes; then nothing is left to wait for."""
+    gateway = await start_gateway(replica)
+    async with gateway.post() as response:
+        await response.read()
+    gateway.gateway.lifecycle.terminate()
+    draining = asyncio.create_task(app.drain(gateway.gateway, gateway.main, asyncio.Event()))
+    await asyncio.sleep(0.2)
+    assert not draining.done()
+    async with gateway.post() as response:
+        assert (response.status, response.headers["Connection"]) == (200, "close")
+    await asyncio.wait_for(draining, app.LINGER / 2)
+
+
+async def test_a_drain_ends_though_connections_stay(replica, start_gateway, monkeypatch):
+    monkeypatch.setattr(app, "LINGER", 0.2)
+    gateway = await start_gateway(replica, drain_timeout=60.0)
+    async with gateway.post() as response:
+        await response.read()
+    gateway.gateway.lifecycle.terminate()
+    await asyncio.wait_for(app.drain(gateway.gateway, gateway.main, asyncio.Event()), 5)
+    assert gateway.main.connections == 1
 
 
 async def test_clients_that_never_pause_cannot_hold_a_drain_up(replica, start_gateway, channel, until):
@@ -83,7 +108,7 @@ async def test_clients_that_never_pause_cannot_hold_a_drain_up(replica, start_ga
     asking = [asyncio.create_task(work()) for work in (over_http, over_grpc) for _ in range(4)]
     await until(lambda: len(answered) > 16)
     gateway.gateway.lifecycle.terminate()
-    await asyncio.wait_for(app.drain(gateway.gateway, asyncio.Event()), 5)
+    await asyncio.wait_for(app.drain(gateway.gateway, gateway.main, asyncio.Event()), 5)
     assert gateway.gateway.lifecycle.open == 0
     for end in await asyncio.gather(*asking, return_exceptions=True):
         refused = isinstance(end, aiohttp.ClientConnectorError)
@@ -97,7 +122,7 @@ async def test_a_drain_ends_at_its_timeout_or_when_hurried(replica, start_gatewa
         async with gateway.post() as stream:
             await stream.content.readany()
             hurry = asyncio.Event()
-            draining = asyncio.create_task(app.drain(gateway.gateway, hurry))
+            draining = asyncio.create_task(app.drain(gateway.gateway, gateway.main, hurry))
             if hurried:
                 hurry.set()
             await asyncio.wait_for(draining, 5)
@@ -153,6 +178,7 @@ async def test_a_signal_drains_and_exits_0(replica, start_process, stack, number
     await gateway.next("draining")
     released.set()
     assert [await stream.content.read() for stream in streams] == [b"data: [DONE]\n\n"] * 32
+    await session.close()
     assert await asyncio.wait_for(gateway.process.wait(), 10) == 0
 
 
