@@ -95,7 +95,7 @@ async def _left(lifecycle: Lifecycle, main: Listener) -> None:
     Whoever sends a request while his connection is being closed loses it, and must not send it again unless
     he knows that it does no harm twice. So a connection is closed by an answer, or when it is not in use.
     """
-    while lifecycle.open or (main.connections and lifecycle.quiet < LINGER):  # noqa: ASYNC110 - two sources, one of them aiohttp's
+    while lifecycle.open or (main.connections and lifecycle.quiet < LINGER):  # noqa: ASYNC110 - aiohttp's too
         await asyncio.sleep(LOOK_EVERY)
 
 

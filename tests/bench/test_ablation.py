@@ -33,7 +33,7 @@ def test_each_part_is_left_out_once_and_all_kernels_at_last(ablation: ModuleType
     names = [None, "cuda_graphs", "overlap", "linear", "greedy", "kernels"]
     assert [variant.off for variant in variants] == names
     assert [variant.without for variant in variants] == [(), (), (), ("linear",), ("greedy",), cuda.NAMES]
-    switched_off = [(v.off) for v in variants if not (v.config.cuda_graphs and v.config.overlap)]
+    switched_off = [v.off for v in variants if not (v.config.cuda_graphs and v.config.overlap)]
     assert switched_off == ["cuda_graphs", "overlap"]
 
 

@@ -1,6 +1,6 @@
 // PTX of compute capability 9.0: barriers in shared memory, tile copies (TMA), clusters of blocks, named barriers,
-// registers of a warpgroup, sums over blocks. Names follow the PTX ISA, sections "mbarrier", "cp.async.bulk.tensor",
-// "mapa", "barrier", "barrier.cluster", "setmaxnreg" and "atom".
+// registers of a warpgroup. Names follow the PTX ISA, sections "mbarrier", "cp.async.bulk.tensor", "mapa", "barrier",
+// "barrier.cluster" and "setmaxnreg".
 //
 // Code that uses them stands between #ifdef MII_SM_90A: it is compiled for sm_90a and for the emulator only.
 #pragma once
