@@ -2,7 +2,14 @@
 
 import pytest
 
-from mii_kernels.cuda.attention import MAX_SPLITS, SPLIT_TILES, decode_splits, prefill_launcher, prefill_tiles
+from mii_kernels.cuda.attention_plan import (
+    MAX_SPLITS,
+    SPLIT_TILES,
+    decode_splits,
+    prefill_launcher,
+    prefill_tiles,
+    prompt_multiprocessors,
+)
 
 
 def splits(decodes: int, tokens: int, head_tiles: int = 8) -> int:
@@ -50,3 +57,23 @@ def test_hopper_has_a_kernel_of_its_own() -> None:
     assert prefill_launcher(128, query_address=1028, query_stride=6144, capability=(9, 0)) == general
     assert prefill_launcher(128, query_address=1024, query_stride=6142, capability=(9, 0)) == general
     assert prefill_launcher(128, query_address=1024, query_stride=6144, capability=(8, 6)) == general
+
+
+def test_decodes_beside_prompts_are_done_with_them() -> None:
+    """Each by its own share: prompts of the tensor cores, decodes of what keeps memory busy, 53 here."""
+    for reading, computing in ((40.0, 250.0), (240.0, 250.0), (100.0, 2000.0)):
+        prompts = prompt_multiprocessors(reading, computing, 132)
+        decodes = 132 - prompts
+        assert decodes < 53
+        assert reading * 53 / decodes == pytest.approx(computing * 132 / prompts, rel=0.2)
+
+
+def test_decodes_take_no_more_than_keeps_memory_busy() -> None:
+    assert prompt_multiprocessors(900.0, 50.0, 132) == 79
+    assert prompt_multiprocessors(900.0, 50.0, 2) == 1
+
+
+def test_nothing_short_runs_beside() -> None:
+    assert prompt_multiprocessors(5.0, 2000.0, 132) == 132
+    assert prompt_multiprocessors(2000.0, 5.0, 132) == 132
+    assert prompt_multiprocessors(0.0, 0.0, 1) == 1

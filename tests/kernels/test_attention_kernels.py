@@ -12,6 +12,7 @@ from mii_kernels import reference
 from mii_kernels._lib import KernelError
 from mii_kernels.cuda import attention
 from mii_kernels.cuda.attention import HEAD_DIMS
+from mii_kernels.cuda.attention_plan import SPLIT_TILES
 
 from .conftest import BLOCK_SIZE, Kernels, Paged
 
@@ -91,6 +92,22 @@ def test_mixed_batches(
 ) -> None:
     it = paged(DECODES + CHUNKS, decodes=len(DECODES), kv_heads=2, head_dim=head_dim)
     check(kernels, it, dtype, heads=6, stride=2)
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize("window", [None, 48])
+def test_decodes_beside_prompts(
+    kernels: Kernels,
+    paged: Callable[..., Paged],
+    monkeypatch: pytest.MonkeyPatch,
+    blocks: int,
+    window: int | None,
+) -> None:
+    """Prompts on some multiprocessors, fewer than they have tiles. What follows waits for both."""
+    monkeypatch.setattr(attention, "prompt_multiprocessors", lambda *_: blocks)
+    it = paged(DECODES + CHUNKS, decodes=len(DECODES), kv_heads=2, head_dim=128)
+    for _ in range(3):
+        check(kernels, it, torch.bfloat16, heads=8, window=window)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (2, 2), (8, 2), (14, 2), (8, 1), (71, 1), (17, 1)])
@@ -212,7 +229,7 @@ def test_parts_meet_again_and_again(
 
 def test_more_blocks_than_may_meet(kernels: Kernels, paged: Callable[..., Paged]) -> None:
     it = on_device(paged([(1, 5)] * 3, decodes=3, kv_heads=1, head_dim=64), kernels, torch.bfloat16)
-    num = attention.SPLIT_TILES + 1
+    num = SPLIT_TILES + 1
     it.batch.derived["decode_splitsNone"] = 2
     many = replace(it.batch, num_decodes=num, query_lens=[1] * num)
     query = torch.randn(num, 1, 64).to(kernels.device, torch.bfloat16)

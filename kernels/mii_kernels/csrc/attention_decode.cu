@@ -39,6 +39,7 @@ struct DecodeArgs {
     int heads;
     int window;    // tokens that are seen, 0: all
     float scale;   // of scores, times log2(e)
+    bool beside;   // the launch before this one, of which nothing is needed
     int counters;  // of part_counters, of several splits
 };
 
@@ -125,9 +126,14 @@ __device__ inline Vector<float, 4> merge_sums(float &weight, const float *sums, 
     return out;
 }
 
+// The block that begins when all others have begun.
+__device__ inline bool is_last_block() {
+    return blockIdx.x == gridDim.x - 1 && blockIdx.y == gridDim.y - 1 && blockIdx.z == gridDim.z - 1;
+}
+
 template <typename T, int D>
 __global__ void __launch_bounds__(DecodeTile<D>::THREADS, DecodeTile<D>::RESIDENT) decode_kernel(DecodeArgs<T> args) {
-    ptx::begin_overlapped();
+    if (!args.beside) ptx::begin_overlapped();
     using Tile = DecodeTile<D>;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     int group = args.heads / args.cache.kv_heads, row_tiles = ceil_div(group, MMA_ROWS);
@@ -198,6 +204,8 @@ __global__ void __launch_bounds__(DecodeTile<D>::THREADS, DecodeTile<D>::RESIDEN
             if (column == 0) args.weights[head * splits + split] = weight;
         }
     }
+    // What comes after this launch waits for it alone, and so for all before it.
+    if (args.beside && is_last_block()) ptx::wait_for_earlier_grids();
     if (splits == 1) return;
     if (!last_to_arrive(&part_counters[args.counters][sequence * gridDim.x + blockIdx.x], splits)) return;
     for (int unit = threadIdx.x; unit < rows * (D / 4); unit += Tile::THREADS) {
@@ -225,14 +233,14 @@ cudaError_t mii_attention_decode(void *out, float *partials, float *weights, con
                                  const void *k_cache, const void *v_cache, const int *block_tables,
                                  const int *context_lens, int64_t decodes, int64_t query_stride,
                                  int64_t table_stride, int heads, int kv_heads, int head_dim, int splits, int window,
-                                 float scale, mii_dtype dtype, cudaStream_t stream) {
+                                 int beside, float scale, mii_dtype dtype, cudaStream_t stream) {
     if (splits < 1) return cudaErrorInvalidValue;
     return mii::with_heads(dtype, head_dim, [&](auto tag, auto dim) {
         using T = typename decltype(tag)::type;
         mii::PagedCache<T> cache{static_cast<const T *>(k_cache), static_cast<const T *>(v_cache),
                                  block_tables, context_lens, table_stride, kv_heads};
         mii::DecodeArgs<T> args{static_cast<T *>(out), partials, weights, static_cast<const T *>(query),
-                                query_stride, cache, heads, window, scale * 1.44269504f, 0};
+                                query_stride, cache, heads, window, scale * 1.44269504f, beside != 0, 0};
         return mii::launch_decode<T, decltype(dim)::value>(args, decodes, splits, stream);
     });
 }

@@ -168,6 +168,7 @@ template <typename T, int D>
 __global__ void __launch_bounds__((GROUPS + 1) * WARPGROUP, 1)
     prefill_wgmma_kernel(const __grid_constant__ WgmmaArgs<T> args) {
 #ifdef MII_SM_90A
+    if (args.accompanied) ptx::let_next_grid_begin();
     if (threadIdx.x == 0) ptx::prefetch_map(&args.keys), ptx::prefetch_map(&args.values);
     SharedTiles<T, D> shared(dynamic_shared());
     TaskRing &tasks = *reinterpret_cast<TaskRing *>(shared.end());
@@ -199,8 +200,8 @@ inline cudaError_t multiprocessors(int *count) {
 cudaError_t mii_attention_prefill_wgmma(void *out, const void *query, const void *k_cache, const void *v_cache,
                                         const int *block_tables, const int *context_lens, const int *cu_seqlens,
                                         int64_t sequences, int64_t tiles, int64_t query_stride, int64_t table_stride,
-                                        int heads, int kv_heads, int head_dim, int window, float scale,
-                                        mii_dtype dtype, cudaStream_t stream) {
+                                        int heads, int kv_heads, int head_dim, int window, int max_blocks,
+                                        float scale, mii_dtype dtype, cudaStream_t stream) {
     return mii::with_heads(dtype, head_dim, [&](auto tag, auto dim) {
         using T = typename decltype(tag)::type;
         constexpr int D = decltype(dim)::value;
@@ -211,11 +212,11 @@ cudaError_t mii_attention_prefill_wgmma(void *out, const void *query, const void
                                      block_tables, context_lens, table_stride, kv_heads};
             mii::PrefillArgs<T> prefill{static_cast<T *>(out), static_cast<const T *>(query), query_stride, cache,
                                         cu_seqlens, static_cast<int>(sequences), heads, window, scale * 1.44269504f};
-            int items = static_cast<int>(tiles) * heads, blocks;
-            mii::WgmmaArgs<T> args{prefill, {}, {}, items, mii::item_sets.next()};
+            int items = static_cast<int>(tiles) * heads, blocks = max_blocks;
+            mii::WgmmaArgs<T> args{prefill, {}, {}, items, mii::item_sets.next(), max_blocks > 0};
             cudaError_t error = mii::cache_map(&args.keys, k_cache, head_dim);
             if (error == cudaSuccess) error = mii::cache_map(&args.values, v_cache, head_dim);
-            if (error == cudaSuccess) error = mii::multiprocessors(&blocks);
+            if (error == cudaSuccess && blocks == 0) error = mii::multiprocessors(&blocks);
             if (error != cudaSuccess) return error;
             return mii::launch<mii::prefill_wgmma_kernel<T, D>>(
                 {static_cast<unsigned>(std::min(blocks, items)), (mii::GROUPS + 1) * mii::WARPGROUP, stream,

@@ -127,12 +127,13 @@ MII_API cudaError_t mii_moe_unpermute(void *out, const void *rows, const float *
 
 /* attention_decode.cu: one token a sequence; an empty context gives zeros. partials [decodes, heads, splits,
  * head_dim] and weights [decodes, heads, splits] are workspace of several splits, else null. Where there are several,
- * decodes * kv_heads * ceil(heads / kv_heads / 16) is at most MII_SPLIT_TILES. */
+ * decodes * kv_heads * ceil(heads / kv_heads / 16) is at most MII_SPLIT_TILES. beside: 1 right after a
+ * mii_attention_prefill_wgmma of the same stream with max_blocks, beside which it runs, else 0. */
 MII_API cudaError_t mii_attention_decode(void *out, float *partials, float *weights, const void *query,
                                          const void *k_cache, const void *v_cache, const int *block_tables,
                                          const int *context_lens, int64_t decodes, int64_t query_stride,
                                          int64_t table_stride, int heads, int kv_heads, int head_dim, int splits,
-                                         int window, float scale, mii_dtype dtype, cudaStream_t stream);
+                                         int window, int beside, float scale, mii_dtype dtype, cudaStream_t stream);
 
 /* attention_prefill.cu: sequence i has the tokens cu_seqlens[i] to cu_seqlens[i + 1], the last ones of its context.
  * tiles: the sum over the sequences of ceil(tokens / 128), or of ceil(tokens / 64) where head_dim is 256. */
@@ -143,13 +144,14 @@ MII_API cudaError_t mii_attention_prefill(void *out, const void *query, const vo
                                           float scale, mii_dtype dtype, cudaStream_t stream);
 
 /* attention_prefill_wgmma.cu: the same on devices of compute capability 9.0. head_dim at most 128, query_stride a
- * multiple of 8; query and out are aligned to 16 bytes. */
+ * multiple of 8; query and out are aligned to 16 bytes. It takes `max_blocks` multiprocessors and leaves the rest
+ * to decodes that are launched right after it; 0: all. */
 MII_API cudaError_t mii_attention_prefill_wgmma(void *out, const void *query, const void *k_cache,
                                                 const void *v_cache, const int *block_tables,
                                                 const int *context_lens, const int *cu_seqlens, int64_t sequences,
                                                 int64_t tiles, int64_t query_stride, int64_t table_stride, int heads,
-                                                int kv_heads, int head_dim, int window, float scale, mii_dtype dtype,
-                                                cudaStream_t stream);
+                                                int kv_heads, int head_dim, int window, int max_blocks, float scale,
+                                                mii_dtype dtype, cudaStream_t stream);
 
 /* skinny_gemm.cu: out [tokens, n]; x [tokens, k]; weight [n, k]; bias [n] or null. tokens <= 64, k a multiple of 32,
  * x and weight aligned to 16 bytes, 16-bit dtypes. rows of the weight for each thread block: 16, 32 or, for more than

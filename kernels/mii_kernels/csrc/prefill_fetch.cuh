@@ -11,6 +11,7 @@ struct WgmmaArgs {
     CUtensorMap keys, values;  // of the caches as [blocks * kv_heads * KV_BLOCK, D]
     int items;                 // tiles of queries times heads
     int counter;               // of item_counters
+    bool accompanied;          // by the launch behind this one, which begins when all blocks have
 };
 
 #ifdef MII_SM_90A

@@ -1,6 +1,5 @@
-"""Paged attention: one launch for the decodes of a batch, one for its prompt chunks."""
-
-from collections.abc import Sequence
+"""Paged attention: one launch for the decodes of a batch, one for its prompt chunks; side by side where both
+take long, as the ones wait for memory and the others for tensor cores."""
 
 import torch
 from torch import Tensor
@@ -9,19 +8,20 @@ from mii_kernels import reference
 from mii_kernels._lib import Library
 from mii_kernels.batch import RaggedBatch
 from mii_kernels.cuda.arguments import capability, launch, multiprocessors
+from mii_kernels.cuda.attention_plan import (
+    BLOCK_SIZE,
+    GROUP_ROWS,
+    WGMMA,
+    decode_splits,
+    decode_us,
+    prefill_launcher,
+    prefill_tiles,
+    prefill_us,
+    prompt_multiprocessors,
+)
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
-BLOCK_SIZE = 64
-GROUP_ROWS = 16  # query heads of a KV head that one thread block serves
-MAX_SPLITS = 64
-SPLIT_TILES = 4096  # MII_SPLIT_TILES: thread blocks, before they are split, that may be
 MAX_DECODES = 65535  # CUDA's limit to the third dimension of a grid
-
-# Microseconds of `decode_splits`, of an H100 and 128 columns a head; others differ little in what is best.
-_TILE = 1.1  # until a thread block that has a multiprocessor to itself is done with a tile
-_BUSY_TILE = 1.44  # the same for a multiprocessor, where memory is busy: 32 KiB of 3 TB/s over 132
-_MEET = 2.0  # until the parts have found out which of them is last, and that one has read them
-_PART = 0.06  # for each that it reads
 
 
 def paged_attention(
@@ -36,43 +36,29 @@ def paged_attention(
     if not _served(query, k_cache, v_cache, batch, scale):
         return reference.paged_attention(query, k_cache, v_cache, batch, scale, window)
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    inputs = (library, out, query, k_cache, v_cache, batch, scale, window)
+    blocks = _prompt_blocks(query, k_cache, batch, window)
+    if blocks:
+        _prefill(*inputs, blocks)
+        _decode(*inputs, beside=True)
+        return out
     if batch.num_decodes:
-        _decode(library, out, query, k_cache, v_cache, batch, scale, window)
+        _decode(*inputs)
     if len(batch.query_lens) > batch.num_decodes:
-        _prefill(library, out, query, k_cache, v_cache, batch, scale, window)
+        _prefill(*inputs)
     return out
 
 
-def decode_splits(contexts: Sequence[int], head_tiles: int, multiprocessors: int) -> int:
-    """Into how many parts each context is split, so that memory is busy until all thread blocks are done.
-
-    contexts: the tokens that each decode has to read; head_tiles: thread blocks for one token's heads. More
-    than SPLIT_TILES of these are not split: where parts meet, each has a counter.
-    """
-    tiles = [-(-tokens // BLOCK_SIZE) for tokens in contexts]
-    longest, all_tiles = max(1, *tiles), head_tiles * sum(tiles)
-
-    def time(splits: int) -> float:
-        one_block, memory = -(-longest // splits) * _TILE, all_tiles * _BUSY_TILE / multiprocessors
-        return max(one_block, memory) + (_MEET + splits * _PART if splits > 1 else 0)
-
-    most = MAX_SPLITS if len(contexts) * head_tiles <= SPLIT_TILES else 1
-    return min(range(1, min(longest, most) + 1), key=time)
-
-
-def prefill_launcher(
-    head_dim: int, query_address: int, query_stride: int, capability: tuple[int, int]
-) -> str:
-    """The function of csrc/mii.h for prompt chunks, from what the devices and the launchers ask for."""
-    aligned = query_address % 16 == 0 and query_stride % 8 == 0
-    wgmma = capability == (9, 0) and head_dim <= 128 and aligned
-    return "mii_attention_prefill_wgmma" if wgmma else "mii_attention_prefill"
-
-
-def prefill_tiles(query_lens: list[int], head_dim: int) -> int:
-    """Thread blocks for one head of these sequences; csrc/mii.h has the number of rows."""
-    rows = 64 if head_dim == 256 else 128
-    return sum(-(-length // rows) for length in query_lens)
+def _prompt_blocks(query: Tensor, k_cache: Tensor, batch: RaggedBatch, window: int | None) -> int:
+    """Thread blocks for prompt chunks while decodes run beside them; 0: they do not."""
+    name = f"prompt_blocks{window}"
+    if name not in batch.derived:
+        _, heads, head_dim = query.shape
+        reading = decode_us(batch, k_cache.shape[1], head_dim, window)
+        computing = prefill_us(batch, heads, head_dim, window)
+        batch.derived[name] = prompt_multiprocessors(reading, computing, multiprocessors(query.device))
+    limited = batch.derived[name] < multiprocessors(query.device)
+    return batch.derived[name] if limited and _launcher(query) == WGMMA else 0
 
 
 def _decode(
@@ -84,7 +70,9 @@ def _decode(
     batch: RaggedBatch,
     scale: float,
     window: int | None,
+    beside: bool = False,
 ) -> None:
+    """beside: prompt chunks, which have just been launched and leave multiprocessors to it."""
     num, heads, kv_heads, head_dim = batch.num_decodes, query.shape[1], k_cache.shape[1], query.shape[2]
     name = f"decode_splits{window}"
     if name not in batch.derived:
@@ -98,7 +86,7 @@ def _decode(
         *(out, *_workspace(num, heads, splits, head_dim, query.device)),
         *(query, k_cache, v_cache, batch.block_tables, batch.context_lens),
         *(num, query.stride(0), batch.block_tables.stride(0), heads, kv_heads, head_dim, splits),
-        *(window or 0, scale, query.dtype),
+        *(window or 0, int(beside), scale, query.dtype),
         on=query,
     )
 
@@ -112,20 +100,29 @@ def _prefill(
     batch: RaggedBatch,
     scale: float,
     window: int | None,
+    blocks: int = 0,
 ) -> None:
+    """blocks: the most that there are at a time; 0: one for each multiprocessor."""
     first, heads, head_dim = batch.num_decodes, query.shape[1], query.shape[2]
+    launcher = _launcher(query)
     if "prefill_tiles" not in batch.derived:
         batch.derived["prefill_tiles"] = prefill_tiles(batch.query_lens[first:], head_dim)
     launch(
         library,
-        prefill_launcher(head_dim, query.data_ptr(), query.stride(0), capability(query.device)),
+        launcher,
         *(out, query, k_cache, v_cache),
         *(batch.block_tables[first:], batch.context_lens[first:], batch.cu_seqlens[first:]),
         *(len(batch.query_lens) - first, batch.derived["prefill_tiles"]),
         *(query.stride(0), batch.block_tables.stride(0)),
-        *(heads, k_cache.shape[1], head_dim, window or 0, scale, query.dtype),
+        *(heads, k_cache.shape[1], head_dim, window or 0),
+        *([blocks] if launcher == WGMMA else []),
+        *(scale, query.dtype),
         on=query,
     )
+
+
+def _launcher(query: Tensor) -> str:
+    return prefill_launcher(query.shape[2], query.data_ptr(), query.stride(0), capability(query.device))
 
 
 def serves(k_cache: Tensor) -> bool:
