@@ -1,5 +1,6 @@
 """What benchmarks/kernels.py measures on tensor cores: attention, products with few rows, experts."""
 
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from mii_kernels.batch import RaggedBatch
 BLOCK_SIZE = 64
 DECODES = ((1, 2600), (8, 2600), (64, 2600), (128, 1200))  # sequences, context of each
 PROMPTS = ((1, 2600), (1, 8192), (4, 2048), (16, 512))  # sequences, tokens of each
+MIXED = ((16, 3, 2600), (64, 3, 2600), (192, 3, 2600))  # decodes, prompts, context of each
 FEW_TOKENS = (1, 16, 64)
 MANY_TOKENS = (256, 1024, 2600, 8192)
 EXPERT_TOKENS = (1, 16, 256, 8192)
@@ -20,11 +22,12 @@ PER_TOKEN = 2
 
 
 def tensor_core_cases(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
-    decodes = [_attention(num, 1, context, sizes, dtype) for num, context in DECODES]
-    prompts = [_attention(num, length, length, sizes, dtype) for num, length in PROMPTS]
+    decodes = [_attention(f"decode {num}x{n}", [(1, n)] * num, sizes, dtype) for num, n in DECODES]
+    prompts = [_attention(f"prefill {num}x{n}", [(n, n)] * num, sizes, dtype) for num, n in PROMPTS]
+    mixed = [_mixed(*shape, sizes, dtype) for shape in MIXED]
     experts = [_experts(num, ranks, sizes, dtype) for ranks in EXPERT_RANKS for num in EXPERT_TOKENS]
     gated = [_gated(num, sizes, dtype) for num in MANY_TOKENS]
-    return decodes + prompts + _linears(sizes, dtype) + gated + experts
+    return decodes + prompts + mixed + _linears(sizes, dtype) + gated + experts
 
 
 def _linears(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
@@ -35,41 +38,56 @@ def _linears(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
     return [_linear(tokens, n, k, dtype) for n, k in weights for tokens in FEW_TOKENS]
 
 
-def _attention(num: int, length: int, context: int, sizes: Sizes, dtype: torch.dtype) -> Case:
+def _mixed(decodes: int, prompts: int, context: int, sizes: Sizes, dtype: torch.dtype) -> Case:
+    name = f"mixed {decodes}x{context}, {prompts}x{context}"
+    return _attention(name, [(1, context)] * decodes + [(context, context)] * prompts, sizes, dtype)
+
+
+def _attention(name: str, lengths: list[tuple[int, int]], sizes: Sizes, dtype: torch.dtype) -> Case:
+    """lengths: of each sequence's queries and context, decodes first."""
     heads, kv_heads, dim = sizes.heads, sizes.kv_heads, sizes.head_dim
-    blocks = num * -(-context // BLOCK_SIZE)
+    tokens, contexts = (sum(column) for column in zip(*lengths, strict=True))
+    blocks = sum(-(-context // BLOCK_SIZE) for _, context in lengths)
 
     def make(device: torch.device) -> Inputs:
         caches = [torch.randn(blocks, kv_heads, BLOCK_SIZE, dim, device=device).to(dtype) for _ in range(2)]
-        query = torch.randn(num * length, heads, dim, device=device).to(dtype)
-        return query, *caches, _batch(num, length, context, device)
+        query = torch.randn(tokens, heads, dim, device=device).to(dtype)
+        return query, *caches, _batch(lengths, device)
 
     def run(ops: Any, *inputs: Any) -> Tensor:
         out: Tensor = ops.paged_attention(*inputs, dim**-0.5, None)
         return out
 
-    seen = num * length * context - num * length * (length - 1) // 2  # positions that a head looks at
-    moved = num * dim * dtype.itemsize * (2 * heads * length + 2 * kv_heads * context)
-    kind = "decode" if length == 1 else "prefill"
-    shape = f"{kind} {num}x{context} {heads}/{kv_heads}x{dim}"
+    # Positions that a head looks at.
+    seen = sum(length * context - length * (length - 1) // 2 for length, context in lengths)
+    moved = dim * dtype.itemsize * (2 * heads * tokens + 2 * kv_heads * contexts)
+    shape = f"{name} {heads}/{kv_heads}x{dim}"
     return Case("paged_attention", shape, make, run, _exact_attention, moved, flops=4 * heads * dim * seen)
 
 
-def _batch(num: int, length: int, context: int, device: torch.device) -> RaggedBatch:
-    """Equal sequences, the blocks of all of them shuffled."""
-    width = -(-context // BLOCK_SIZE)
-    tables = torch.randperm(num * width, device=device).int().view(num, width)
-    places = torch.arange(context - length, context, dtype=torch.int32, device=device)
-    slots = tables[:, (places // BLOCK_SIZE).long()] * BLOCK_SIZE + places % BLOCK_SIZE
+def _batch(lengths: list[tuple[int, int]], device: torch.device) -> RaggedBatch:
+    """The blocks of all sequences shuffled."""
+    counts = [-(-context // BLOCK_SIZE) for _, context in lengths]
+    shuffled = torch.randperm(sum(counts), dtype=torch.int32, device=device).split(counts)
+    tables = torch.nn.utils.rnn.pad_sequence(list(shuffled), batch_first=True)
+    places = [
+        torch.arange(context - length, context, dtype=torch.int32, device=device)
+        for length, context in lengths
+    ]
+    slots = [
+        table[(place // BLOCK_SIZE).long()] * BLOCK_SIZE + place % BLOCK_SIZE
+        for table, place in zip(tables, places, strict=True)
+    ]
+    query_lens, contexts = map(list, zip(*lengths, strict=True))
     return RaggedBatch(
-        positions=places.repeat(num),
-        slot_mapping=slots.flatten(),
-        cu_seqlens=torch.arange(num + 1, dtype=torch.int32, device=device) * length,
-        context_lens=torch.full((num,), context, dtype=torch.int32, device=device),
+        positions=torch.cat(places),
+        slot_mapping=torch.cat(slots),
+        cu_seqlens=torch.tensor([0, *accumulate(query_lens)], dtype=torch.int32, device=device),
+        context_lens=torch.tensor(contexts, dtype=torch.int32, device=device),
         block_tables=tables,
-        query_lens=[length] * num,
-        context_lens_host=[context] * num,
-        num_decodes=num if length == 1 else 0,
+        query_lens=query_lens,
+        context_lens_host=contexts,
+        num_decodes=query_lens.count(1),
     )
 
 
@@ -80,7 +98,8 @@ def _exact_attention(query: Tensor, k_cache: Tensor, v_cache: Tensor, batch: Rag
     group = query.shape[1] // kv_heads
     start = 0
     for index, length in enumerate(batch.query_lens):
-        context, table = batch.context_lens_host[index], batch.block_tables[index].long()
+        context = batch.context_lens_host[index]
+        table = batch.block_tables[index, : -(-context // BLOCK_SIZE)].long()
         places = torch.arange(context, device=query.device)
         unseen = places > places[context - length :, None]
         for head in range(query.shape[1]):

@@ -58,6 +58,7 @@ def test_tensor_core_cases_know_what_is_right(
 ) -> None:
     module = sys.modules["tensor_core_cases"]
     monkeypatch.setattr(module, "DECODES", ((2, 130),))
+    monkeypatch.setattr(module, "MIXED", ((2, 1, 130),))
     monkeypatch.setattr(module, "PROMPTS", ((1, 5), (2, 70)))
     monkeypatch.setattr(module, "EXPERT_TOKENS", (3, 70))
     sizes = bench.Sizes(hidden=64, heads=4, kv_heads=2, head_dim=64, intermediate=96, experts=3)
