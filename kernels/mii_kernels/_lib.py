@@ -49,7 +49,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "mii_skinny_gemm": (*[c_void_p] * 4, *[c_int] * 5, c_void_p),
     "mii_skinny_wgmma": (*[c_void_p] * 5, *[c_int] * 9, c_void_p),
     "mii_gated_gemm": (*[c_void_p] * 3, *[c_int] * 6, c_void_p),
-    "mii_gemm": (*[c_void_p] * 3, *[c_int] * 5, c_void_p),
+    "mii_gemm": (*[c_void_p] * 3, *[c_int] * 6, c_void_p),
     "mii_grouped_gemm": (*[c_void_p] * 4, *[c_int] * 7, c_void_p),
     "mii_plain_grouped_gemm": (*[c_void_p] * 4, *[c_int] * 5, c_void_p),
 }

@@ -33,6 +33,7 @@ __all__ = [
     "layer_norm",
     "library",
     "linear",
+    "linear_onto",
     "log_probs",
     "moe_experts",
     "moe_gate",
@@ -58,6 +59,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [tokens, in], weight [out, in] (plain or from `pack_weight`), bias [out] -> [tokens, out]."""
     _check(x.dim() == 2 and x.shape[1] == weight.shape[1], "linear", x=x, weight=weight)
     return _backend(x).linear(x, weight, bias)
+
+
+def linear_onto(x: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor) -> tuple[Tensor, Tensor | None]:
+    """x, weight, bias: of `linear`; onto [tokens, out] -> (linear(x, weight, bias), onto), two summands; or,
+    where the product can add it on its way, (their sum, None), and then the sum is in `onto`'s place."""
+    _check(x.dim() == 2 and x.shape[1] == weight.shape[1], "linear_onto", x=x, weight=weight)
+    _check(onto.shape == (x.shape[0], weight.shape[0]), "linear_onto", onto=onto)
+    return _backend(x).linear_onto(x, weight, bias, onto)
 
 
 def quantise(x: Tensor) -> tuple[Tensor, Tensor]:

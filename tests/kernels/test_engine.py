@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace as Namespace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import LlamaConfig, MixtralConfig, PhiConfig
 
 from mii.config import EngineConfig
@@ -13,6 +15,7 @@ from mii.core import EngineRequest, SamplingParams
 from mii.engine.engine import Engine
 from mii.errors import ModelLoadError
 from mii_kernels import ops
+from mii_kernels.cuda import arguments, gemm
 
 from .conftest import Kernels
 
@@ -63,6 +66,35 @@ def test_tokens_equal_the_references(
     )
     monkeypatch.setattr(ops, "_backend", lambda tensor: kernels.run)
     assert tokens(engine) == expected
+
+
+def test_products_that_add_the_residual_change_no_token(
+    kernels: Kernels, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their sums are rounded as those of a norm are."""
+    if arguments.capability(kernels.device) != (9, 0):
+        pytest.skip("needs compute capability 9.0")
+    options: dict[str, Any] = {"dtype": "bfloat16", "prepack_weights": False, "token_budget": 256}
+    config = EngineConfig(
+        model=str(tiny_model(CONFIGS["llama"])), device=kernels.device.type, kv_blocks=32, **options
+    )
+    in_place = []
+
+    def noted(*args: Any) -> tuple[Tensor, Tensor | None]:
+        x, residual = kernels.run.linear_onto(*args)
+        in_place.append(residual is None)
+        return x, residual
+
+    apart, adding = (Namespace(**vars(kernels.run)) for _ in range(2))
+    apart.linear_onto = lambda x, weight, bias, onto: (kernels.run.linear(x, weight, bias), onto)
+    adding.linear_onto = noted
+    monkeypatch.setattr(gemm, "pays", lambda *_: True)
+    monkeypatch.setattr(ops, "_backend", lambda _: apart)
+    expected = tokens(Engine(config))
+    monkeypatch.setattr(ops, "_backend", lambda _: adding)
+    assert tokens(Engine(config)) == expected
+    assert any(in_place)
+    assert not all(in_place), "few tokens' sums are the norms'"
 
 
 def test_cuda_kernels_on_a_cpu_are_refused(tiny_model: Callable[..., Path]) -> None:

@@ -21,7 +21,7 @@ TOLERANCE = {torch.bfloat16: 3e-3, torch.float16: 4e-4}  # of the norm of the di
 def hopper(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     if arguments.capability(kernels.device) != (9, 0):
         pytest.skip("needs compute capability 9.0")
-    monkeypatch.setattr(gemm, "pays", lambda *_, **__: True)
+    monkeypatch.setattr(gemm, "pays", lambda *_: True)
 
 
 def operands(kernels: Kernels, dtype: torch.dtype, tokens: int, n: int, k: int) -> tuple[Tensor, Tensor]:
@@ -68,6 +68,31 @@ def test_plain_products(kernels: Kernels, dtype: torch.dtype, tokens: int, n: in
     out = kernels.run.linear(x, weight, None)
     expected = x.double().cpu() @ weight.double().cpu().T
     assert float((out.double().cpu() - expected).norm() / expected.norm()) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("tokens", "n", "k"), [(65, 8, 8), (129, 136, 264), (300, 520, 200)])
+def test_products_that_are_added(kernels: Kernels, dtype: torch.dtype, tokens: int, n: int, k: int) -> None:
+    """In place, and as exactly as if the sum were made afterwards."""
+    x, weight = operands(kernels, dtype, tokens, n // 2, k)
+    onto = torch.randn(tokens, n).to(kernels.device, dtype)
+    expected = kernels.run.linear(x, weight, None) + onto
+    out, rest = kernels.run.linear_onto(x, weight, None, onto)
+    assert rest is None
+    assert out is onto
+    assert torch.equal(out, expected)
+
+
+def test_what_cannot_be_added_stays_apart(kernels: Kernels) -> None:
+    x, weight = operands(kernels, torch.bfloat16, 70, 32, 64)
+    onto = torch.randn(70, 64).to(kernels.device, torch.bfloat16)
+    before, bias = onto.clone(), weight[:, 0].contiguous()
+    odd = torch.cat([onto.flatten(), onto[0, :1]])[1:].view(70, 64)
+    for args in ((x[:64], weight, None, onto[:64]), (x, weight, bias, onto), (x, weight, None, odd)):
+        out, rest = kernels.run.linear_onto(*args)
+        assert rest is args[3]
+        torch.testing.assert_close(out, reference.linear(*args[:3]), rtol=2e-2, atol=2e-2)
+    assert torch.equal(onto, before)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -40,6 +40,7 @@ struct GemmArgs {
     int columns;            // of the result that a tile has
     int second;             // the weight's row with which a tile's second half begins, if its first begins with row 0
     mii_activation activation;
+    bool adds;  // to what `out` has
 };
 
 // Tiles in an order in which those of one time share tokens and weights in L2: down a band of the result, then the

@@ -2,6 +2,7 @@
 //
 //   gated: out [tokens, n] = f(x gate^T) * (x up^T),  x [tokens, k], weight [2 n, k] = gate, then up
 //   plain: out [tokens, n] = x weight^T,              weight [n, k]
+//   added: out [tokens, n] += x weight^T, rounded before and after
 //
 // A block has a tile of the result after another (gemm_ring.cuh). One thread of its last warpgroup has the copy engine
 // fetch tokens and weights, as far ahead as the ring is long; each of the other two warpgroups multiplies 64 tokens by
@@ -9,7 +10,8 @@
 // both numbers of each element of the result, and the wide intermediate is neither written nor read.
 //
 // Cost: a step is 128 x 256 x 64 products in 1024 clocks at best, in which a block receives 48 KiB, and a cluster asks
-// L2 for 64 KiB. What gating saves is 3 n numbers a token written and read: at 8192 tokens and n 14336, 0.7 GB.
+// L2 for 64 KiB. What gating saves is 3 n numbers a token written and read: at 8192 tokens and n 14336, 0.7 GB. The copy
+// engine has L2 add what it writes, so a sum costs no more here, and whoever needs it reads one matrix instead of two.
 #include <algorithm>
 
 #include "activation.cuh"
@@ -48,7 +50,7 @@ __device__ inline void multiply_tile(GemmSums &sums, const GemmRing &ring, GemmS
 
 // Writes 64 tokens by 128 columns by way of shared memory. value(n, i): of this thread's accumulators.
 template <typename T, typename Value>
-__device__ inline void write_columns(const CUtensorMap *map, int token, int column, T *staged, int group, Value value) {
+__device__ inline void write_columns(const GemmArgs &args, int token, int column, T *staged, int group, Value value) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x % GemmTile::GROUP_THREADS / WARP;
     bool leads = threadIdx.x % GemmTile::GROUP_THREADS == 0;
     if (leads) ptx::store_wait();  // what was written before has been read
@@ -66,16 +68,18 @@ __device__ inline void write_columns(const CUtensorMap *map, int token, int colu
     ptx::fence_proxy_async();
     ptx::named_sync(1 + group, GemmTile::GROUP_THREADS);
     if (!leads) return;
-    for (int panel = 0; panel < GemmTile::OUT_PANELS; ++panel)
-        ptx::store_box(map, column + panel * ptx::PANEL_COLUMNS, token,
-                       staged + panel * GemmTile::GROUP_TOKENS * ptx::PANEL_COLUMNS);
+    for (int panel = 0; panel < GemmTile::OUT_PANELS; ++panel) {
+        const T *from = staged + panel * GemmTile::GROUP_TOKENS * ptx::PANEL_COLUMNS;
+        int first = column + panel * ptx::PANEL_COLUMNS;
+        args.adds ? ptx::add_box(&args.out, first, token, from) : ptx::store_box(&args.out, first, token, from);
+    }
     ptx::store_commit();
 }
 
 template <typename T, mii_activation KIND>
 __device__ inline void write_gated(const GemmArgs &args, int token, int column, T *staged, int group,
                                    const GemmSums &sums) {
-    write_columns<T>(&args.out, token, column, staged, group, [&](int n, int i) {
+    write_columns<T>(args, token, column, staged, group, [&](int n, int i) {
         return activation(sums[n][i], KIND) * sums[n + GemmTile::HALF / 8][i];
     });
 }
@@ -86,7 +90,7 @@ __device__ inline void write_tile(const GemmArgs &args, int token, int column, T
     if constexpr (!GATED) {
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-            write_columns<T>(&args.out, token, column + half * GemmTile::HALF, staged, group,
+            write_columns<T>(args, token, column + half * GemmTile::HALF, staged, group,
                              [&](int n, int i) { return sums[half * (GemmTile::HALF / 8) + n][i]; });
     } else {
         switch (args.activation) {
@@ -139,6 +143,11 @@ __global__ void __launch_bounds__(GemmTile::THREADS, 1) gemm_wgmma_kernel(const 
 #endif
 }
 
+template <typename T>
+constexpr CUtensorMapDataType ELEMENTS = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+template <>
+constexpr CUtensorMapDataType ELEMENTS<float16> = CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+
 struct GemmOperands {
     const void *x, *weight;
     void *out;
@@ -156,7 +165,9 @@ static cudaError_t launch_gemm(GemmArgs args, const GemmOperands &of, int blocks
     uint64_t tokens = of.tokens, rows = GATED ? uint64_t{2} * of.n : of.n;
     cudaError_t error = matrix_map(&args.x, {of.x, tokens, of.k, GemmTile::TOKENS});
     if (error == cudaSuccess) error = matrix_map(&args.weight, {of.weight, rows, of.k, GemmTile::HALF});
-    if (error == cudaSuccess) error = matrix_map(&args.out, {of.out, tokens, of.n, GemmTile::GROUP_TOKENS});
+    BoxedMatrix out{of.out, tokens, of.n, GemmTile::GROUP_TOKENS};
+    if (args.adds) out.type = ELEMENTS<T>;
+    if (error == cudaSuccess) error = matrix_map(&args.out, out);
     if (error != cudaSuccess) return error;
     LaunchShape shape{static_cast<unsigned>(clusters * GemmTile::CLUSTER), GemmTile::THREADS, stream,
                       GemmTile::SHARED_BYTES, true, GemmTile::CLUSTER};
@@ -183,7 +194,9 @@ cudaError_t mii_gated_gemm(void *out, const void *x, const void *weight, int tok
     return mii::gemm<true>(args, {x, weight, out, tokens, n, k}, blocks, dtype, stream);
 }
 
-cudaError_t mii_gemm(void *out, const void *x, const void *weight, int tokens, int n, int k, int blocks,
+cudaError_t mii_gemm(void *out, const void *x, const void *weight, int tokens, int n, int k, int blocks, int adds,
                      mii_dtype dtype, cudaStream_t stream) {
-    return mii::gemm<false>(mii::GemmArgs{}, {x, weight, out, tokens, n, k}, blocks, dtype, stream);
+    mii::GemmArgs args{};
+    args.adds = adds;
+    return mii::gemm<false>(args, {x, weight, out, tokens, n, k}, blocks, dtype, stream);
 }

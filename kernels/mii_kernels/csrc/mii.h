@@ -172,11 +172,12 @@ MII_API cudaError_t mii_skinny_wgmma(void *out, float *partials, const void *x, 
 
 /* gemm_wgmma.cu, on compute capability 9.0: out [tokens, n]; x [tokens, k]; weight [n, k], or gated [2 n, k]: the rows of
  * the gate, which is activated, then those that it is multiplied with. n and k multiples of 8; out, x and weight aligned
- * to 16 bytes; 16-bit dtypes. blocks: thread blocks, at least 2, as a rule one for each multiprocessor. */
+ * to 16 bytes; 16-bit dtypes. blocks: thread blocks, at least 2, as a rule one for each multiprocessor. adds: to what
+ * out has. */
 MII_API cudaError_t mii_gated_gemm(void *out, const void *x, const void *weight, int tokens, int n, int k, int blocks,
                                    mii_activation activation, mii_dtype dtype, cudaStream_t stream);
 MII_API cudaError_t mii_gemm(void *out, const void *x, const void *weight, int tokens, int n, int k, int blocks,
-                             mii_dtype dtype, cudaStream_t stream);
+                             int adds, mii_dtype dtype, cudaStream_t stream);
 
 /* grouped_gemm.cu: out [rows, n]; x [rows, k]; weight [groups, n, k]; starts [groups + 1], from 0 up to the rows: group g
  * has rows starts[g] to starts[g + 1]. tokens: rows of a group that a thread block multiplies, 8, 16, 32 or 64. slots:

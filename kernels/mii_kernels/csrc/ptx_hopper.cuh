@@ -78,6 +78,12 @@ __device__ inline void store_box(const CUtensorMap *map, int column, int row, co
                  "r"(column), "r"(row), "r"(shared_address(shared))
                  : "memory");
 }
+// The same, but what is there is added to, rounded to the nearest; the map says of which type the elements are.
+__device__ inline void add_box(const CUtensorMap *map, int column, int row, const void *shared) {
+    asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.bulk_group [%0, {%1, %2}], [%3];\n" ::"l"(map),
+                 "r"(column), "r"(row), "r"(shared_address(shared))
+                 : "memory");
+}
 __device__ inline void store_commit() { asm volatile("cp.async.bulk.commit_group;\n" ::: "memory"); }
 __device__ inline void store_wait() { asm volatile("cp.async.bulk.wait_group.read 0;\n" ::: "memory"); }
 

@@ -23,18 +23,20 @@ inline EncodeTensorMap find_encode_tensor_map() {
 }
 
 // A matrix of 16-bit elements, row after row, in boxes of 64 columns and `box_rows` rows, swizzled. What boxes have
-// beyond its end becomes zeros.
+// beyond its end becomes zeros. Of what type the elements are matters to those who have the copy engine add.
 struct BoxedMatrix {
     const void *data;  // [rows, columns]
     uint64_t rows;
     int columns, box_rows;
+    CUtensorMapDataType type = CU_TENSOR_MAP_DATA_TYPE_UINT16;
 
     bool operator==(const BoxedMatrix &other) const {
-        return data == other.data && rows == other.rows && columns == other.columns && box_rows == other.box_rows;
+        return data == other.data && rows == other.rows && columns == other.columns && box_rows == other.box_rows &&
+               type == other.type;
     }
     uint64_t hash() const {
         uint64_t words[] = {reinterpret_cast<uintptr_t>(data), rows, static_cast<uint64_t>(columns),
-                            static_cast<uint64_t>(box_rows)};
+                            static_cast<uint64_t>(box_rows), static_cast<uint64_t>(type)};
         uint64_t hash = 0;
         for (uint64_t word : words) hash = (hash ^ word) * 0x9e3779b97f4a7c15u, hash ^= hash >> 32;
         return hash;
@@ -47,7 +49,7 @@ inline cudaError_t encode_map(CUtensorMap *map, const BoxedMatrix &matrix) {
     cuuint64_t sizes[] = {static_cast<cuuint64_t>(matrix.columns), matrix.rows};
     cuuint64_t row_bytes[] = {static_cast<cuuint64_t>(matrix.columns) * 2};
     cuuint32_t box[] = {64, static_cast<cuuint32_t>(matrix.box_rows)}, steps[] = {1, 1};
-    CUresult result = encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 2, const_cast<void *>(matrix.data), sizes, row_bytes,
+    CUresult result = encode(map, matrix.type, 2, const_cast<void *>(matrix.data), sizes, row_bytes,
                              box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;

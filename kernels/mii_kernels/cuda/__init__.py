@@ -12,7 +12,7 @@ from mii_kernels import reference
 from mii_kernels._lib import Library
 from mii_kernels.cuda.activations import activate, activate_and_mul
 from mii_kernels.cuda.attention import paged_attention
-from mii_kernels.cuda.gemm import gated_linear, linear
+from mii_kernels.cuda.gemm import gated_linear, linear, linear_onto
 from mii_kernels.cuda.logits import add_bias, apply_penalties, count_tokens
 from mii_kernels.cuda.moe import moe_experts, moe_gate
 from mii_kernels.cuda.norms import layer_norm, rms_norm
@@ -27,6 +27,7 @@ OPS = (
         gated_linear,
         layer_norm,
         linear,
+        linear_onto,
         paged_attention,
         rms_norm,
         rope_and_store_kv,

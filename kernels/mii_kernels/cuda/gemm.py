@@ -15,29 +15,42 @@ _TILE = 256  # tokens of a cluster of two thread blocks, and rows of the weight
 _CUBLAS_TILE = 128  # of a thread block
 # Of a product's time, what it takes to activate its result by itself: 8192 tokens by 28672 x 4096.
 _ACTIVATING = 0.09
+# The same of adding it, times k: two accesses of 2 bytes at 2.8 TB/s against 2 k operations at 720 TFLOP/s.
+_ADDING = 520.0
 _ALIGNMENT = 8  # of n and k, for the copy engine
 
 
 def linear(library: Library, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if x.shape[0] <= skinny_gemm.MAX_TOKENS:
         return skinny_gemm.linear(library, x, weight, bias)
-    if bias is not None or not _served(x, weight, gated=False):
+    if bias is not None or not _served(x, weight):
         return reference.linear(x, weight, bias)
-    return _product(library, "mii_gemm", x, weight, weight.shape[0])
+    return _product(library, "mii_gemm", x, weight, _new(x, weight.shape[0]), False)
+
+
+def linear_onto(
+    library: Library, x: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """x [tokens, k], weight [n, k], onto [tokens, n]."""
+    addable = onto.dtype == x.dtype and onto.is_contiguous() and onto.data_ptr() % 16 == 0
+    if bias is not None or not addable or not _served(x, weight, spared=_ADDING / x.shape[1]):
+        return linear(library, x, weight, bias), onto
+    return _product(library, "mii_gemm", x, weight, onto, True), None
 
 
 def gated_linear(library: Library, x: Tensor, weight: Tensor, bias: Tensor | None, kind: str) -> Tensor:
     """x [tokens, k], weight [2 n, k], bias [2 n] -> [tokens, n]."""
-    if bias is not None or not _served(x, weight, gated=True):
+    if bias is not None or weight.shape[0] % (2 * _ALIGNMENT) or not _served(x, weight, spared=_ACTIVATING):
         return activate_and_mul(library, linear(library, x, weight, bias), kind)
-    return _product(library, "mii_gated_gemm", x, weight, weight.shape[0] // 2, ACTIVATIONS[kind])
+    return _product(library, "mii_gated_gemm", x, weight, _new(x, weight.shape[0] // 2), ACTIVATIONS[kind])
 
 
 @lru_cache(maxsize=4096)
-def pays(tokens: int, rows: int, count: int, *, gated: bool) -> bool:
+def pays(tokens: int, rows: int, count: int, spared: float) -> bool:
     """Whether our kernel is no slower for so many rows of a weight on `count` multiprocessors. Its tiles are
-    large: where the last of them leave more multiprocessors idle than cuBLAS would, that one is faster."""
-    ours = _busy(tokens, rows, count // 2, _TILE) * (1 + _ACTIVATING * gated)
+    large: where the last of them leave more multiprocessors idle than cuBLAS would, that one is faster.
+    `spared`: what follows cuBLAS only, as a part of the product's time."""
+    ours = _busy(tokens, rows, count // 2, _TILE) * (1 + spared)
     return ours >= _busy(tokens, rows, count, _CUBLAS_TILE) - 1e-9
 
 
@@ -47,25 +60,27 @@ def _busy(tokens: int, rows: int, units: int, tile: int) -> float:
     return tokens * rows / (-(-tiles // units) * units * tile**2)
 
 
-def _product(library: Library, launcher: str, x: Tensor, weight: Tensor, n: int, *options: int) -> Tensor:
-    tokens, k = x.shape
-    out = torch.empty((tokens, n), dtype=x.dtype, device=x.device)
-    count = multiprocessors(x.device)
-    launch(library, launcher, out, x, weight, tokens, n, k, count, *options, x.dtype, on=x)
+def _new(x: Tensor, n: int) -> Tensor:
+    return torch.empty((x.shape[0], n), dtype=x.dtype, device=x.device)
+
+
+def _product(library: Library, launcher: str, x: Tensor, weight: Tensor, out: Tensor, option: int) -> Tensor:
+    shape = *out.shape, x.shape[1]
+    launch(library, launcher, out, x, weight, *shape, multiprocessors(x.device), option, x.dtype, on=x)
     return out
 
 
-def _served(x: Tensor, weight: Tensor, *, gated: bool) -> bool:
+def _served(x: Tensor, weight: Tensor, spared: float = 0.0) -> bool:
     rows, k = weight.shape
     return (
         x.shape[0] > skinny_gemm.MAX_TOKENS
         and x.dtype in (torch.bfloat16, torch.float16)
         and x.dtype == weight.dtype
         and not weight.is_mkldnn
-        and rows % (2 * _ALIGNMENT if gated else _ALIGNMENT) == k % _ALIGNMENT == 0
+        and rows % _ALIGNMENT == k % _ALIGNMENT == 0
         and x.is_contiguous()
         and weight.is_contiguous()
         and (x.data_ptr() | weight.data_ptr()) % 16 == 0
         and capability(x.device) == (9, 0)
-        and pays(x.shape[0], rows, multiprocessors(x.device), gated=gated)
+        and pays(x.shape[0], rows, multiprocessors(x.device), spared)
     )

@@ -2,7 +2,7 @@
 
 from mii_kernels.reference.activations import activate, activate_and_mul, gated_linear
 from mii_kernels.reference.attention import paged_attention
-from mii_kernels.reference.linear import can_pack, linear, pack
+from mii_kernels.reference.linear import can_pack, linear, linear_onto, pack
 from mii_kernels.reference.moe import moe_experts, moe_gate
 from mii_kernels.reference.norms import layer_norm, rms_norm
 from mii_kernels.reference.quantised import pack_quantised, quantise, quantise_weight, quantised_linear
@@ -27,6 +27,7 @@ __all__ = [
     "greedy",
     "layer_norm",
     "linear",
+    "linear_onto",
     "log_probs",
     "moe_experts",
     "moe_gate",

@@ -29,3 +29,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return out
     return F.linear(x, weight, bias)
+
+
+def linear_onto(x: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Two summands: the norm that follows adds them."""
+    return linear(x, weight, bias), onto

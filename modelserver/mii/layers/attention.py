@@ -9,7 +9,8 @@ from mii_kernels.batch import RaggedBatch
 
 
 class Attention:
-    """x [tokens, hidden] -> [tokens, hidden]; K and V of the tokens go into the layer's cache."""
+    """x [tokens, hidden] -> [tokens, hidden], and what has become of the residual (see Linear.onto); K and V
+    of the tokens go into the layer's cache."""
 
     def __init__(
         self,
@@ -38,7 +39,14 @@ class Attention:
         self.key_norm = key_norm
         self.scale = head_dim**-0.5
 
-    def __call__(self, x: Tensor, batch: RaggedBatch, k_cache: Tensor, v_cache: Tensor) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        batch: RaggedBatch,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        residual: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """k_cache, v_cache [blocks, kv_heads, block_size, head_dim]."""
         heads, kv_heads = self.num_heads, self.num_kv_heads
         qkv = self.qkv(x).view(-1, heads + 2 * kv_heads, self.head_dim)
@@ -49,4 +57,4 @@ class Attention:
             qkv, self.cos_sin, batch, k_cache, v_cache, num_heads=heads, interleaved=self.interleaved
         )
         attended = ops.paged_attention(query, k_cache, v_cache, batch, scale=self.scale, window=self.window)
-        return self.out(attended.view(-1, heads * self.head_dim))
+        return self.out.onto(attended.view(-1, heads * self.head_dim), residual)

@@ -9,7 +9,7 @@ from mii_kernels import ops
 
 
 class MoE:
-    """x [tokens, n] -> [tokens, n]."""
+    """x [tokens, n] -> [tokens, n], and the residual as it was."""
 
     def __init__(
         self,
@@ -34,10 +34,10 @@ class MoE:
         self.shared = shared
         self.shared_gate = shared_gate
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         weights, experts = ops.moe_gate(self.router(x), self.per_token, renormalise=self.renormalise)
         out = ops.moe_experts(x, weights, experts, self.gate_up, self.down, self.activation)
         if self.shared is not None:
-            shared = self.shared(x)
+            shared, _ = self.shared(x)
             out += shared if self.shared_gate is None else torch.sigmoid(self.shared_gate(x)) * shared
-        return out
+        return out, residual

@@ -17,7 +17,7 @@ KVCache = list[tuple[Tensor, Tensor]]  # by layer: K and V, [blocks, kv_heads, b
 
 
 class Block:
-    """One layer. Takes and returns (x, residual), the two summands of the residual stream.
+    """One layer. Takes and returns (x, residual), the summands of the residual stream, or their sum and None.
 
     Under tensor parallelism an x that comes with a residual is this rank's part of a sum, which the next norm
     completes.
@@ -51,23 +51,23 @@ class Block:
     ) -> tuple[Tensor, Tensor | None]:
         assert self.second_norm is not None
         x, residual = self.first_norm(x, residual)
-        x, residual = self.second_norm(self.attention(x, batch, *cache), residual)
-        return self.mlp(x), residual
+        x, residual = self.second_norm(*self.attention(x, batch, *cache, residual))
+        return self.mlp(x, residual)
 
     def _parallel(
         self, x: Tensor, residual: Tensor | None, batch: RaggedBatch, cache: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor | None]:
         x, residual = self.first_norm(x, residual)
         fed = x if self.second_norm is None else self.second_norm(residual)[0]
-        return self.attention(x, batch, *cache) + self.mlp(fed), residual
+        return self.attention(x, batch, *cache)[0] + self.mlp(fed)[0], residual
 
     def _post_norm(
         self, x: Tensor, residual: Tensor | None, batch: RaggedBatch, cache: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor | None]:
         assert self.second_norm is not None
         assert residual is None
-        x, _ = self.first_norm(self.attention(x, batch, *cache), x)
-        x, _ = self.second_norm(self.mlp(x), x)
+        x, _ = self.first_norm(*self.attention(x, batch, *cache, x))
+        x, _ = self.second_norm(*self.mlp(x, x))
         return x, None
 
 

@@ -64,10 +64,10 @@ class Linears:
         """The bias is added once, by the first rank."""
         weight = self.weights.take(f"{name}.weight", outputs, inputs, columns=columns)
         added = self.weights.take(f"{name}.bias", outputs) if bias else None
-        return self.of(weight, added if self.shard.rank == 0 else None)
+        return self.of(weight, added if self.shard.rank == 0 else None, partial=self.shard.size > 1)
 
-    def of(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        return self.kind(weight, bias, pack=self.pack)
+    def of(self, weight: Tensor, bias: Tensor | None, *, partial: bool = False) -> Linear:
+        return self.kind(weight, bias, pack=self.pack, partial=partial)
 
 
 def of_experts(weights: Iterator[Tensor], count: int) -> ExpertWeights:

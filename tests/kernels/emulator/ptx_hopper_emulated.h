@@ -97,6 +97,14 @@ inline void mbarrier_arrive_at(uint64_t *barrier, int rank) {
     mbarrier_arrive(reinterpret_cast<uint64_t *>(base + shared_address(barrier)));
 }
 
+template <typename T>
+void add(void *sum, const void *summand) {
+    T x, y;
+    memcpy(&x, sum, sizeof x), memcpy(&y, summand, sizeof y);
+    x = from_float<T>(to_float(x) + to_float(y));
+    memcpy(sum, &x, sizeof x);
+}
+
 // A store reads its box when it is waited for: what is overwritten too early shows.
 inline void store_box(const CUtensorMap *map, int column, int row, const void *shared) {
     unsigned from = shared_address(shared);
@@ -105,6 +113,20 @@ inline void store_box(const CUtensorMap *map, int column, int row, const void *s
     emulator::self().stores.push_back([=, map = *map] {
         each_byte(from, map, column, row, [&](unsigned at, const unsigned char *to) {
             if (to) *const_cast<unsigned char *>(to) = base[at];
+        });
+    });
+}
+inline void add_box(const CUtensorMap *map, int column, int row, const void *shared) {
+    unsigned from = shared_address(shared);
+    require(from % 128 == 0, "a tile store from a misaligned place");
+    unsigned char *base = emulator::dynamic_shared() - WINDOW;
+    emulator::self().stores.push_back([=, map = *map] {
+        each_byte(from, map, column, row, [&](unsigned at, const unsigned char *to) {
+            if (!to || at % 2) return;  // a byte of each element
+            void *sum = const_cast<unsigned char *>(to);
+            if (map.type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16) add<bfloat16>(sum, base + at);
+            else if (map.type == CU_TENSOR_MAP_DATA_TYPE_FLOAT16) add<float16>(sum, base + at);
+            else require(false, "a sum of elements of no type that has any");
         });
     });
 }
