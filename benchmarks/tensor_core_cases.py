@@ -27,7 +27,9 @@ def tensor_core_cases(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
     mixed = [_mixed(*shape, sizes, dtype) for shape in MIXED]
     experts = [_experts(num, ranks, sizes, dtype) for ranks in EXPERT_RANKS for num in EXPERT_TOKENS]
     gated = [_gated(num, sizes, dtype) for num in MANY_TOKENS]
-    return decodes + prompts + mixed + _linears(sizes, dtype) + gated + experts
+    inputs = (sizes.heads * sizes.head_dim, sizes.intermediate)
+    added = [_added(num, sizes.hidden, k, dtype) for k in inputs for num in MANY_TOKENS]
+    return decodes + prompts + mixed + _linears(sizes, dtype) + gated + added + experts
 
 
 def _linears(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
@@ -152,6 +154,32 @@ def _gated(tokens: int, sizes: Sizes, dtype: torch.dtype) -> Case:
     moved = dtype.itemsize * (2 * n * k + tokens * (n + k))
     shape = f"{tokens}x{k} by 2x{n}x{k}"
     return Case("gated_linear", shape, make, run, exact, moved, flops=4 * tokens * n * k)
+
+
+def _added(tokens: int, n: int, k: int, dtype: torch.dtype) -> Case:
+    """Timed again and again on the same sums, which grow."""
+
+    def make(device: torch.device) -> Inputs:
+        x, weight, onto = (
+            torch.randn(*shape, device=device).to(dtype) for shape in ((tokens, k), (n, k), (tokens, n))
+        )
+        return x, weight.mul_(k**-0.5), None, onto
+
+    def run(ops: Any, *inputs: Any) -> Tensor:
+        out: Tensor
+        out, onto = ops.linear_onto(*inputs)
+        return out if onto is None else out + onto
+
+    moved = dtype.itemsize * (n * k + tokens * (2 * n + k))
+    return Case(
+        "linear_onto",
+        f"{tokens}x{k} by {n}x{k}",
+        make,
+        run,
+        lambda x, weight, _, onto: x.double() @ weight.double().T + onto.double(),
+        moved,
+        flops=2 * tokens * n * k,
+    )
 
 
 def _experts(tokens: int, ranks: int, sizes: Sizes, dtype: torch.dtype) -> Case:

@@ -63,7 +63,9 @@ def test_tensor_core_cases_know_what_is_right(
     monkeypatch.setattr(module, "EXPERT_TOKENS", (3, 70))
     sizes = bench.Sizes(hidden=64, heads=4, kv_heads=2, head_dim=64, intermediate=96, experts=3)
     found = bench.tensor_core_cases(sizes, dtype)
-    assert {case.op for case in found} == {"paged_attention", "linear", "gated_linear", "moe_experts"}
+    assert {case.op for case in found} == {
+        *("paged_attention", "linear", "linear_onto", "gated_linear", "moe_experts")
+    }
     for case in found:
         for ops in (kernels.run, reference):
             assert bench.error(case, ops, kernels.device) < 1e-2, (case.op, case.shape)
