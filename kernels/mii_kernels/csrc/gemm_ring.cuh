@@ -46,14 +46,16 @@ struct GemmArgs {
 // Tiles in an order in which those of one time share tokens and weights in L2: down a band of the result, then the
 // columns behind it.
 struct TileOrder {
-    static constexpr int BAND = 8;  // tiles
+    static constexpr int MOST = 8;  // tiles down a band
     int tall, wide;
+    int height;  // of a band; only the last one may have less
 
+    __device__ TileOrder(int tall, int wide) : tall(tall), wide(wide), height(ceil_div(tall, ceil_div(tall, MOST))) {}
     __device__ int count() const { return tall * wide; }
     __device__ int2 at(int index) const {
-        int band = index / (BAND * wide), first = band * BAND, height = min(BAND, tall - first);
+        int first = index / (height * wide) * height, tiles = min(height, tall - first);
         int within = index - first * wide;
-        return make_int2(first + within % height, within / height);
+        return make_int2(first + within % tiles, within / tiles);
     }
 };
 
