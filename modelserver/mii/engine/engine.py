@@ -8,6 +8,8 @@ that token is dropped.
 import logging
 import time
 
+import torch
+
 from mii.config import BLOCK_SIZE, EngineConfig
 from mii.core import EngineInfo, EngineOutput, EngineRequest, EngineStats, SamplingParams, TokenLogprob
 from mii.engine.block_manager import BlockManager
@@ -19,7 +21,8 @@ from mii.engine.sequence import Sequence, Status
 from mii.engine.tensor_parallel import Communicator
 from mii.models.source import shown
 
-_TOKEN_BUDGET = {"cpu": 256, "cuda": 8192}
+_CPU_TOKEN_BUDGET = 256
+_TOKENS_PER_MULTIPROCESSOR = 64
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +58,7 @@ class Engine:
         if ranks is not None:
             blocks = ranks.lowest(blocks)
         length = max_model_len(config, model.description, blocks)
-        budget = config.token_budget or _TOKEN_BUDGET[device]
+        budget = config.token_budget or _token_budget(model.device)
         self.overlap = device == "cuda" if config.overlap is None else config.overlap
         self.scheduler = Scheduler(
             BlockManager(blocks, prefix_cache=config.prefix_cache),
@@ -166,6 +169,14 @@ def _output(sequence: Sequence, token: int | None, logprob: TokenLogprob | None)
     if sequence.finish_reason is not None and sequence.started is not None:
         output.model_seconds = time.monotonic() - sequence.started
     return output
+
+
+def _token_budget(device: torch.device) -> int:
+    """By default. On a GPU so many that products come out even: thread blocks take 128 tokens each, which is
+    half a multiprocessor's share, so with any even number of tiles of a weight none is idle at the end."""
+    if device.type == "cpu":
+        return _CPU_TOKEN_BUDGET
+    return _TOKENS_PER_MULTIPROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _info(
