@@ -58,9 +58,9 @@ def caption(row: Row) -> list[str]:
         f"Whole runs of {row['model']} without one part each: {row['requests']} requests of "
         f"{row['workload']} at once, and one stream of {stream}, on an {card}, {row['date']} (`{command}`). "
         "Without its kernel an operation is PyTorch's; `gated_linear` is the first product of an MLP with "
-        "its activation, of few tokens too, `linear` the other products. Ratios are of speeds. First tokens "
-        "are of 16 short prompts; those of random weights are so close to others that rounding alone changes "
-        "some."
+        "its activation, `linear_onto` one that is added to the residual, both of few tokens too, `linear` "
+        "the other products. Ratios are of speeds. First tokens are of 16 short prompts; those of random "
+        "weights are so close to others that rounding alone changes some."
     )
     return textwrap.wrap(text, 118, break_long_words=False, break_on_hyphens=False)
 
