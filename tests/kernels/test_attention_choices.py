@@ -1,13 +1,18 @@
 """What is decided on the host before an attention kernel is launched."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from mii_kernels.cuda.attention_plan import (
     MAX_SPLITS,
     SPLIT_TILES,
     decode_splits,
+    decode_us,
     prefill_launcher,
     prefill_tiles,
+    prefill_us,
     prompt_multiprocessors,
 )
 
@@ -74,6 +79,34 @@ def test_decodes_take_no_more_than_keeps_memory_busy() -> None:
 
 
 def test_nothing_short_runs_beside() -> None:
-    assert prompt_multiprocessors(5.0, 2000.0, 132) == 132
-    assert prompt_multiprocessors(2000.0, 5.0, 132) == 132
-    assert prompt_multiprocessors(0.0, 0.0, 1) == 1
+    assert prompt_multiprocessors(5.0, 2000.0, 132) == 0
+    assert prompt_multiprocessors(2000.0, 5.0, 132) == 0
+
+
+def test_one_multiprocessor_is_not_shared() -> None:
+    assert prompt_multiprocessors(50.0, 50.0, 1) == 0
+
+
+def batch(decodes: int, prompts: int, length: int, context: int) -> Any:
+    return SimpleNamespace(
+        num_decodes=decodes,
+        query_lens=[1] * decodes + [length] * prompts,
+        context_lens_host=[context] * (decodes + prompts),
+    )
+
+
+def test_times_are_those_of_an_h100() -> None:
+    """As benchmarks/kernels.py --op paged_attention gives them, within a tenth."""
+    assert decode_us(batch(64, 3, 2600, 2600), 8, 128, None) == pytest.approx(238, rel=0.1)
+    assert prefill_us(batch(64, 4, 2048, 2048), 32, 128, None) == pytest.approx(280, rel=0.1)
+    assert prefill_us(batch(0, 1, 2600, 2600), 32, 128, None) == pytest.approx(112, rel=0.1)
+
+
+def test_times_follow_what_is_seen() -> None:
+    whole = batch(8, 2, 512, 4096)
+    assert decode_us(whole, 8, 128, 1024) == decode_us(whole, 8, 128, None) / 4
+    assert prefill_us(whole, 32, 128, 1024) < prefill_us(whole, 32, 128, None) / 3
+    assert prefill_us(whole, 32, 128, None) > prefill_us(batch(8, 2, 512, 512), 32, 128, None) * 10
+    assert (
+        decode_us(batch(0, 2, 512, 512), 8, 128, None) == prefill_us(batch(8, 0, 0, 64), 32, 128, None) == 0
+    )

@@ -39,7 +39,7 @@ struct DecodeArgs {
     int heads;
     int window;    // tokens that are seen, 0: all
     float scale;   // of scores, times log2(e)
-    bool beside;   // the launch before this one, of which nothing is needed
+    bool beside;   // runs while the launch before it does, of which it needs nothing
     int counters;  // of part_counters, of several splits
 };
 

@@ -13,6 +13,7 @@
 // L2 for 64 KiB. What gating saves is 3 n numbers a token written and read: at 8192 tokens and n 14336, 0.7 GB. The copy
 // engine has L2 add what it writes, so a sum costs no more here, and whoever needs it reads one matrix instead of two.
 #include <algorithm>
+#include <type_traits>
 
 #include "activation.cuh"
 #include "gemm_ring.cuh"
@@ -71,7 +72,10 @@ __device__ inline void write_columns(const GemmArgs &args, int token, int column
     for (int panel = 0; panel < GemmTile::OUT_PANELS; ++panel) {
         const T *from = staged + panel * GemmTile::GROUP_TOKENS * ptx::PANEL_COLUMNS;
         int first = column + panel * ptx::PANEL_COLUMNS;
-        args.adds ? ptx::add_box(&args.out, first, token, from) : ptx::store_box(&args.out, first, token, from);
+        if (args.adds)
+            ptx::add_box(&args.out, first, token, from);
+        else
+            ptx::store_box(&args.out, first, token, from);
     }
     ptx::store_commit();
 }
@@ -144,9 +148,8 @@ __global__ void __launch_bounds__(GemmTile::THREADS, 1) gemm_wgmma_kernel(const 
 }
 
 template <typename T>
-constexpr CUtensorMapDataType ELEMENTS = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-template <>
-constexpr CUtensorMapDataType ELEMENTS<float16> = CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+constexpr CUtensorMapDataType ELEMENTS =
+    std::is_same_v<T, bfloat16> ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
 
 struct GemmOperands {
     const void *x, *weight;

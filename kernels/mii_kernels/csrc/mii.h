@@ -128,7 +128,7 @@ MII_API cudaError_t mii_moe_unpermute(void *out, const void *rows, const float *
 /* attention_decode.cu: one token a sequence; an empty context gives zeros. partials [decodes, heads, splits,
  * head_dim] and weights [decodes, heads, splits] are workspace of several splits, else null. Where there are several,
  * decodes * kv_heads * ceil(heads / kv_heads / 16) is at most MII_SPLIT_TILES. beside: 1 right after a
- * mii_attention_prefill_wgmma of the same stream with max_blocks, beside which it runs, else 0. */
+ * mii_attention_prefill_wgmma of the same stream with max_blocks and tiles, beside which it runs, else 0. */
 MII_API cudaError_t mii_attention_decode(void *out, float *partials, float *weights, const void *query,
                                          const void *k_cache, const void *v_cache, const int *block_tables,
                                          const int *context_lens, int64_t decodes, int64_t query_stride,

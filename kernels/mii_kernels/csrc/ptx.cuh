@@ -22,6 +22,7 @@ __device__ inline float exp2(float x) {
 
 // Of a launch that overlaps the one before it (see launch.cuh): until this returns nothing is to be read that earlier
 // kernels write, and nothing is to be written. Of other launches it returns at once. Nothing overlaps before sm_90.
+// Decodes beside prompts need not wait: the launch before them does not overlap, so all before that one has ended.
 __device__ inline void wait_for_earlier_grids() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;\n" ::: "memory");

@@ -37,13 +37,17 @@ def paged_attention(
         return reference.paged_attention(query, k_cache, v_cache, batch, scale, window)
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     inputs = (library, out, query, k_cache, v_cache, batch, scale, window)
+    if not batch.num_decodes:
+        _prefill(*inputs)
+        return out
+    # Before either is launched: an allocation that fills what it returns would come between them.
+    workspace = _workspace(_splits(query, k_cache, batch, window), query, batch.num_decodes)
     blocks = _prompt_blocks(query, k_cache, batch, window)
     if blocks:
         _prefill(*inputs, blocks)
-        _decode(*inputs, beside=True)
+        _decode(*inputs, *workspace, beside=True)
         return out
-    if batch.num_decodes:
-        _decode(*inputs)
+    _decode(*inputs, *workspace)
     if len(batch.query_lens) > batch.num_decodes:
         _prefill(*inputs)
     return out
@@ -51,14 +55,28 @@ def paged_attention(
 
 def _prompt_blocks(query: Tensor, k_cache: Tensor, batch: RaggedBatch, window: int | None) -> int:
     """Thread blocks for prompt chunks while decodes run beside them; 0: they do not."""
+    if _launcher(query) != WGMMA:
+        return 0
     name = f"prompt_blocks{window}"
     if name not in batch.derived:
         _, heads, head_dim = query.shape
         reading = decode_us(batch, k_cache.shape[1], head_dim, window)
         computing = prefill_us(batch, heads, head_dim, window)
         batch.derived[name] = prompt_multiprocessors(reading, computing, multiprocessors(query.device))
-    limited = batch.derived[name] < multiprocessors(query.device)
-    return batch.derived[name] if limited and _launcher(query) == WGMMA else 0
+    blocks: int = batch.derived[name]
+    return blocks
+
+
+def _splits(query: Tensor, k_cache: Tensor, batch: RaggedBatch, window: int | None) -> int:
+    """Parts of each decode's context: the same beside prompts, so that its bits do not depend on them."""
+    name = f"decode_splits{window}"
+    if name not in batch.derived:
+        num, kv_heads = batch.num_decodes, k_cache.shape[1]
+        seen = [tokens if window is None else min(tokens, window) for tokens in batch.context_lens_host[:num]]
+        head_tiles = kv_heads * -(-query.shape[1] // kv_heads // GROUP_ROWS)
+        batch.derived[name] = decode_splits(seen, head_tiles, multiprocessors(query.device))
+    splits: int = batch.derived[name]
+    return splits
 
 
 def _decode(
@@ -70,22 +88,20 @@ def _decode(
     batch: RaggedBatch,
     scale: float,
     window: int | None,
+    sums: Tensor | None,
+    weights: Tensor | None,
     beside: bool = False,
 ) -> None:
-    """beside: prompt chunks, which have just been launched and leave multiprocessors to it."""
-    num, heads, kv_heads, head_dim = batch.num_decodes, query.shape[1], k_cache.shape[1], query.shape[2]
-    name = f"decode_splits{window}"
-    if name not in batch.derived:
-        seen = [tokens if window is None else min(tokens, window) for tokens in batch.context_lens_host[:num]]
-        head_tiles = kv_heads * -(-heads // kv_heads // GROUP_ROWS)
-        batch.derived[name] = decode_splits(seen, head_tiles, multiprocessors(query.device))
-    splits = batch.derived[name]
+    """sums, weights: of `_workspace`. beside: prompt chunks, which have just been launched and leave
+    multiprocessors to it."""
+    _, heads, head_dim = query.shape
+    splits = 1 if weights is None else weights.shape[2]
     launch(
         library,
         "mii_attention_decode",
-        *(out, *_workspace(num, heads, splits, head_dim, query.device)),
-        *(query, k_cache, v_cache, batch.block_tables, batch.context_lens),
-        *(num, query.stride(0), batch.block_tables.stride(0), heads, kv_heads, head_dim, splits),
+        *(out, sums, weights, query, k_cache, v_cache, batch.block_tables, batch.context_lens),
+        *(batch.num_decodes, query.stride(0), batch.block_tables.stride(0)),
+        *(heads, k_cache.shape[1], head_dim, splits),
         *(window or 0, int(beside), scale, query.dtype),
         on=query,
     )
@@ -152,11 +168,10 @@ def _served(query: Tensor, k_cache: Tensor, v_cache: Tensor, batch: RaggedBatch,
     )
 
 
-def _workspace(
-    num: int, heads: int, splits: int, head_dim: int, device: torch.device
-) -> tuple[Tensor | None, Tensor | None]:
+def _workspace(splits: int, query: Tensor, decodes: int) -> tuple[Tensor | None, Tensor | None]:
     """Of several splits: each one's sums, and the weights of these."""
     if splits == 1:
         return None, None
-    sums = torch.empty((num, heads, splits, head_dim), dtype=torch.float32, device=device)
-    return sums, torch.empty((num, heads, splits), dtype=torch.float32, device=device)
+    _, heads, head_dim = query.shape
+    sums = torch.empty((decodes, heads, splits, head_dim), dtype=torch.float32, device=query.device)
+    return sums, torch.empty(sums.shape[:3], dtype=torch.float32, device=query.device)

@@ -57,13 +57,13 @@ def prefill_tiles(query_lens: list[int], head_dim: int) -> int:
 
 def prompt_multiprocessors(reading: float, computing: float, count: int) -> int:
     """How many of `count` multiprocessors prompt chunks get while decodes have the others, so that both are
-    done at about the same time; `count`: the one is better done after the other.
+    done at about the same time; 0: the one is better done after the other.
 
     reading, computing: microseconds of the decodes and of the chunks, each with all multiprocessors. Decodes
     wait for memory, which some of the multiprocessors keep busy, chunks for tensor cores, which each has.
     """
-    if min(reading, computing) < _WORTH_SHARING:
-        return count
+    if min(reading, computing) < _WORTH_SHARING or count < 2:
+        return 0
     enough = max(1, round(count * _SATURATING))
     others = reading * count * enough / (computing * count + reading * enough)
     return count - max(1, min(enough, round(others)))
