@@ -12,10 +12,12 @@ from mii_kernels.cuda.activations import activate_and_mul
 from mii_kernels.cuda.arguments import capability, launch, multiprocessors
 
 _TILE = 256  # tokens of a cluster of two thread blocks, and rows of the weight
-_CUBLAS_TILE = 128  # of a thread block
+# Of cuBLAS, as far as its times tell: tokens and rows of a thread block, and the speed beside the fastest's.
+_CUBLAS_TILES = ((128, 128, 1.0), (64, 256, 0.95))
 # Of a product's time, what it takes to activate its result by itself: 8192 tokens by 28672 x 4096.
 _ACTIVATING = 0.09
-# The same of adding it, times k: two accesses of 2 bytes at 2.8 TB/s against 2 k operations at 720 TFLOP/s.
+# What adding it takes as a part of the product's time is this / k: two accesses of 2 bytes at 2.8 TB/s, where
+# the product has 2 k operations at 720 TFLOP/s.
 _ADDING = 520.0
 _ALIGNMENT = 8  # of n and k, for the copy engine
 
@@ -50,14 +52,21 @@ def pays(tokens: int, rows: int, count: int, spared: float) -> bool:
     """Whether our kernel is no slower for so many rows of a weight on `count` multiprocessors. Its tiles are
     large: where the last of them leave more multiprocessors idle than cuBLAS would, that one is faster.
     `spared`: what follows cuBLAS only, as a part of the product's time."""
-    ours = _busy(tokens, rows, count // 2, _TILE) * (1 + spared)
-    return ours >= _busy(tokens, rows, count, _CUBLAS_TILE) - 1e-9
+    ours = _busy(tokens, rows, count // 2, _TILE, _TILE) * (1 + spared)
+    theirs = max(speed * _busy(tokens, rows, count, tall, wide) for tall, wide, speed in _CUBLAS_TILES)
+    return ours >= theirs - 1e-9
 
 
-def _busy(tokens: int, rows: int, units: int, tile: int) -> float:
+def even_tokens(count: int) -> int:
+    """So many tokens that their tiles by an even number of a weight's keep all multiprocessors busy to the
+    end: thread blocks take 128 each, so there is one for every two of `count`."""
+    return 64 * count
+
+
+def _busy(tokens: int, rows: int, units: int, tall: int, wide: int) -> float:
     """The part of what `units` could multiply until the last tile is done that they are asked for."""
-    tiles = -(-tokens // tile) * -(-rows // tile)
-    return tokens * rows / (-(-tiles // units) * units * tile**2)
+    tiles = -(-tokens // tall) * -(-rows // wide)
+    return tokens * rows / (-(-tiles // units) * units * tall * wide)
 
 
 def _new(x: Tensor, n: int) -> Tensor:

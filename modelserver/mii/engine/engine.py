@@ -20,9 +20,9 @@ from mii.engine.scheduler import ScheduledBatch, Scheduler
 from mii.engine.sequence import Sequence, Status
 from mii.engine.tensor_parallel import Communicator
 from mii.models.source import shown
+from mii_kernels.cuda.gemm import even_tokens
 
 _CPU_TOKEN_BUDGET = 256
-_TOKENS_PER_MULTIPROCESSOR = 64
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +55,10 @@ class Engine:
         if ranks is not None:
             ranks.connect()  # takes memory that is then not free for the cache
         blocks = num_kv_blocks(config, model.description, model.dtype, model.device)
-        if ranks is not None:
-            blocks = ranks.lowest(blocks)
-        length = max_model_len(config, model.description, blocks)
         budget = config.token_budget or _token_budget(model.device)
+        if ranks is not None:
+            blocks, budget = ranks.lowest(blocks), ranks.lowest(budget)
+        length = max_model_len(config, model.description, blocks)
         self.overlap = device == "cuda" if config.overlap is None else config.overlap
         self.scheduler = Scheduler(
             BlockManager(blocks, prefix_cache=config.prefix_cache),
@@ -172,11 +172,10 @@ def _output(sequence: Sequence, token: int | None, logprob: TokenLogprob | None)
 
 
 def _token_budget(device: torch.device) -> int:
-    """By default. On a GPU so many that products come out even: thread blocks take 128 tokens each, which is
-    half a multiprocessor's share, so with any even number of tiles of a weight none is idle at the end."""
+    """By default."""
     if device.type == "cpu":
         return _CPU_TOKEN_BUDGET
-    return _TOKENS_PER_MULTIPROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
+    return even_tokens(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def _info(
