@@ -70,9 +70,10 @@ def test_more_than_one_document_is_refused(written, capsys):
     assert "MIIDeployment/demo, Secret/no name" in capsys.readouterr().err
 
 
-def test_what_needs_a_cluster_is_refused(written, capsys):
+def test_what_needs_a_cluster_is_refused_whatever_ports_are_taken(written, capsys):
     needs = MANIFEST + "  autoscaling: {min: 1, max: 2}\n  tokenSecretRef: {name: hf, key: token}\n"
-    assert main(["up", "-f", written(needs)]) == 1
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["up", "-f", written(needs), "--port", str(taken.getsockname()[1])]) == 1
     message = capsys.readouterr().err
     assert "spec.autoscaling" in message
     assert "spec.tokenSecretRef" in message

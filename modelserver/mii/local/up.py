@@ -64,12 +64,11 @@ def run(args: argparse.Namespace) -> int:
 
 def prepare(deployment: MIIDeployment, *, host: str, port: int, grpc_port: int) -> LocalPlan:
     """The manifest's plan on this machine's ports and devices, its name claimed. Raises MIIError."""
-    ports.require(host, {"--port": port, "--grpc-port": grpc_port})
     gpus = devices.visible_gpus()
+    planned = _planned(deployment, gpus)  # first, so that what is wrong in the file is said on any machine
+    ports.require(host, {"--port": port, "--grpc-port": grpc_port})
     gateway_ports = Ports(http=port, grpc=grpc_port, probe=ports.free(1)[0])
-    prepared = local_plan(
-        deployment, _planned(deployment, gpus), gpus, host=host, gateway_ports=gateway_ports
-    )
+    prepared = local_plan(deployment, planned, gpus, host=host, gateway_ports=gateway_ports)
     state.prepare(prepared.name)
     return prepared
 
