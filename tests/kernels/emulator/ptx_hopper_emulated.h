@@ -105,29 +105,28 @@ void add(void *sum, const void *summand) {
     memcpy(sum, &x, sizeof x);
 }
 
-// A store reads its box when it is waited for: what is overwritten too early shows.
-inline void store_box(const CUtensorMap *map, int column, int row, const void *shared) {
+// A store reads its box when it is waited for: what is overwritten too early shows. put(to, from) is then called for
+// each byte of the box that the matrix has; elements begin at even addresses.
+template <typename Put>
+void store_later(const CUtensorMap *map, int column, int row, const void *shared, Put put) {
     unsigned from = shared_address(shared);
     require(from % 128 == 0, "a tile store from a misaligned place");
     unsigned char *base = emulator::dynamic_shared() - WINDOW;
     emulator::self().stores.push_back([=, map = *map] {
         each_byte(from, map, column, row, [&](unsigned at, const unsigned char *to) {
-            if (to) *const_cast<unsigned char *>(to) = base[at];
+            if (to) put(const_cast<unsigned char *>(to), base + at);
         });
     });
 }
+inline void store_box(const CUtensorMap *map, int column, int row, const void *shared) {
+    store_later(map, column, row, shared, [](unsigned char *to, const unsigned char *from) { *to = *from; });
+}
 inline void add_box(const CUtensorMap *map, int column, int row, const void *shared) {
-    unsigned from = shared_address(shared);
-    require(from % 128 == 0, "a tile store from a misaligned place");
-    unsigned char *base = emulator::dynamic_shared() - WINDOW;
-    emulator::self().stores.push_back([=, map = *map] {
-        each_byte(from, map, column, row, [&](unsigned at, const unsigned char *to) {
-            if (!to || at % 2) return;  // a byte of each element
-            void *sum = const_cast<unsigned char *>(to);
-            if (map.type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16) add<bfloat16>(sum, base + at);
-            else if (map.type == CU_TENSOR_MAP_DATA_TYPE_FLOAT16) add<float16>(sum, base + at);
-            else require(false, "a sum of elements of no type that has any");
-        });
+    store_later(map, column, row, shared, [type = map->type](unsigned char *to, const unsigned char *from) {
+        if (reinterpret_cast<uintptr_t>(to) % 2) return;
+        if (type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16) add<bfloat16>(to, from);
+        else if (type == CU_TENSOR_MAP_DATA_TYPE_FLOAT16) add<float16>(to, from);
+        else require(false, "a sum of elements of no type that has any");
     });
 }
 inline void store_commit() {}
