@@ -13,8 +13,8 @@ namespace mii {
 
 // How many parts are there, for each block of an attention without splits; 0 before and after each launch. Launches of
 // one stream never use them at the same time: each waits for those before it, or for one that did (`beside` of
-// attention_decode.cu) and is not of this kind. Those of several streams get different
-// sets in turn; a captured launch keeps its own, so that graphs may be replayed on one stream of a device only.
+// attention_decode.cu) and is not of this kind. Those of several streams get different sets in turn; a captured launch
+// keeps its own, so that graphs may be replayed on one stream of a device only.
 constexpr int PART_COUNTER_SETS = 64;
 __device__ int part_counters[PART_COUNTER_SETS][MII_SPLIT_TILES];
 

@@ -20,6 +20,7 @@ from mii.engine.scheduler import ScheduledBatch, Scheduler
 from mii.engine.sequence import Sequence, Status
 from mii.engine.tensor_parallel import Communicator
 from mii.models.source import shown
+from mii_kernels.cuda.arguments import multiprocessors
 from mii_kernels.cuda.gemm import even_tokens
 
 _CPU_TOKEN_BUDGET = 256
@@ -173,9 +174,7 @@ def _output(sequence: Sequence, token: int | None, logprob: TokenLogprob | None)
 
 def _token_budget(device: torch.device) -> int:
     """By default."""
-    if device.type == "cpu":
-        return _CPU_TOKEN_BUDGET
-    return even_tokens(torch.cuda.get_device_properties(device).multi_processor_count)
+    return _CPU_TOKEN_BUDGET if device.type == "cpu" else even_tokens(multiprocessors(device))
 
 
 def _info(
