@@ -64,16 +64,22 @@ struct TaskRing {
     // One thread.
     __device__ void put(const RingPosition<SLOTS> &slot, const PrefillTask &task) {
         ptx::mbarrier_wait(empty + slot.index, slot.parity ^ 1);
-        memcpy(words[slot.index], &task, sizeof task);
+        int all[WORDS];
+        memcpy(all, &task, sizeof task);
+#pragma unroll
+        for (int i = 0; i < WORDS; ++i) words[slot.index][i] = all[i];
         ptx::mbarrier_arrive(full + slot.index);
     }
-    // A whole warp. What comes by a shuffle is known to be the same for all lanes, and is kept in uniform registers.
+    // A whole warp. Its first lane reads and, once all lanes have seen `full`, says so. What comes by a shuffle is known
+    // to be the same for all lanes, and is kept in uniform registers.
     __device__ PrefillTask get(const RingPosition<SLOTS> &slot) {
         ptx::mbarrier_wait(full + slot.index, slot.parity);
-        int lane = threadIdx.x % WARP, mine = words[slot.index][lane < WORDS ? lane : 0], all[WORDS];
+        bool reads = threadIdx.x % WARP == 0;
+        int all[WORDS];
 #pragma unroll
-        for (int i = 0; i < WORDS; ++i) all[i] = __shfl_sync(ALL_LANES, mine, i);
-        if (lane == 0) ptx::mbarrier_arrive(empty + slot.index);
+        for (int i = 0; i < WORDS; ++i) all[i] = __shfl_sync(ALL_LANES, reads ? words[slot.index][i] : 0, 0);
+        __syncwarp();
+        if (reads) ptx::mbarrier_arrive(empty + slot.index);
         PrefillTask task;
         memcpy(&task, all, sizeof task);
         return task;
