@@ -14,16 +14,22 @@ MAX_TOKENS = 64
 SLAB = 32  # what the number of columns is a multiple of
 KIB = 1024
 
-# Bytes a second, of an H100. The first is its copy's. The others, and the times of splits, are those with
-# which the tilings found are slower than the fastest by 1.5 % in the mean, over 18 weights by 8 to 64 tokens.
-_MEMORY = 3.0e12
-_L2 = 8.0e12
-_MULTIPROCESSOR = 7.0e10
-_MEETING = 1.0e-6  # seconds until the pieces of a tile have found out which of them is last
-_SUMMING = 2.0e-8  # seconds in which that one adds up what a piece has found for one token
+_MEMORY = 3.0e12  # bytes a second that an H100's copy reaches
+
+# Of Hopper's kernel: with these the tilings chosen are slower than the fastest by 1.5 % in the mean, over 18
+# weights by 8, 16, 32 and 64 tokens on an H100. Bytes a second, then seconds.
+_L2 = 1.5e13
+_MULTIPROCESSOR = 8.0e10
+_SHARPNESS = 6  # of the bound: the power of the sum that the three speeds make up
+_MEETING = 1.0e-6  # until the pieces of a tile have found out which of them is last
+_SUMMING = 1.5e-8  # in which that one adds up what a piece has found for one column of the product
+
+# Of the general kernel, bytes a second: estimates.
+_GENERAL_L2 = 5.5e12
+_GENERAL_MULTIPROCESSOR = 5.0e10
 
 _FEW_ROWS = (32, 40, 48, 56, 64)
-_MANY_ROWS = (80, 96, 112, 128)  # for so many tokens that L2 would be slower than memory otherwise
+_MANY_ROWS = (80, 96, 112, 128)  # for so many tokens that reading them for each tile counts
 _SPLITS = (1, 2, 3, 4, 6, 8)
 _SPLIT_TILES = 128  # that may be split
 _STEP = 128  # elements of k of which a piece has at least some
@@ -59,14 +65,13 @@ def tiling(tokens: int, n: int, k: int, count: int) -> Tiling:
     """How to cut the weight [n, k] on a GPU of `count` multiprocessors.
 
     Each piece reads its part of all tokens: large tiles spare L2. Pieces that are as many as multiprocessors,
-    or a multiple of that, keep all of these busy. Sums of a split tile take a round through L2.
+    or a multiple of that, keep all of these busy. What the pieces of a split tile found is added up by one.
     """
     columns = tile_tokens(tokens)
 
     def time(tiling: Tiling) -> float:
         rows, splits = tiling
-        pieces = -(-n // rows) * splits
-        waves, rest = divmod(pieces, count)
+        waves, rest = divmod(-(-n // rows) * splits, count)
         sums = 0.0 if splits == 1 else _MEETING + _SUMMING * splits * columns
         return waves * wave(tiling, count) + wave(tiling, rest) + sums
 
@@ -74,12 +79,13 @@ def tiling(tokens: int, n: int, k: int, count: int) -> Tiling:
         per_row = 2 * k / tiling.splits  # bytes
         read = (tiling.rows + columns) * per_row
         least = read / _MULTIPROCESSOR if pieces else 0.0
-        return max(pieces * tiling.rows * per_row / _MEMORY, pieces * read / _L2, least)
+        bounds = pieces * tiling.rows * per_row / _MEMORY, pieces * read / _L2, least
+        return float(sum(bound**_SHARPNESS for bound in bounds) ** (1 / _SHARPNESS))
 
     heights = _FEW_ROWS if columns < MAX_TOKENS else _FEW_ROWS + _MANY_ROWS
     choices = [Tiling(rows, splits) for rows in heights for splits in _SPLITS]
     choices = [choice for choice in choices if _may_split(n, k, choice)]
-    return min(choices, key=lambda it: (round(time(it), 7), it.splits, -_balance(n, it, count), -it.rows))
+    return min(choices, key=lambda it: (round(time(it), 8), it.splits, -it.rows))
 
 
 def tile_tokens(tokens: int) -> int:
@@ -106,15 +112,10 @@ def block_rows(tokens: int, n: int, count: int) -> int:
     def time(rows: int) -> float:
         blocks = -(-n // rows)
         read = rows + tokens  # of a block, in rows of k elements
-        return max(n / _MEMORY, blocks * read / _L2, -(-blocks // count) * read / _MULTIPROCESSOR)
+        least = -(-blocks // count) * read / _GENERAL_MULTIPROCESSOR
+        return max(n / _MEMORY, blocks * read / _GENERAL_L2, least)
 
     return min((128, 32, 16) if tokens > 16 else (32, 16), key=time)
-
-
-def _balance(n: int, tiling: Tiling, count: int) -> float:
-    """Of all multiprocessors' time, the part in which they have pieces."""
-    pieces = -(-n // tiling.rows) * tiling.splits
-    return pieces / (-(-pieces // count) * count)
 
 
 def _may_split(n: int, k: int, tiling: Tiling) -> bool:
