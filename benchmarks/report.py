@@ -101,9 +101,8 @@ def read(anchors: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[Row]
 
 def row_of(anchor: dict[str, Any], rows: list[dict[str, Any]]) -> Row:
     times = anchor.get("times", 1)
-    every = matching(anchor, rows, {})
-    found = [row for row in every if row["date"] == every[-1]["date"]]
-    again = matching(anchor, rows, anchor["again"]) if "again" in anchor else []
+    found = latest(matching(anchor, rows, {}))
+    again = latest(matching(anchor, rows, anchor["again"])) if "again" in anchor else []
     return Row(
         anchor["name"],
         anchor["unit"],
@@ -113,9 +112,14 @@ def row_of(anchor: dict[str, Any], rows: list[dict[str, Any]]) -> Row:
         anchor["command"],
         anchor.get("aim"),
         tuple(row[anchor["field"]] * times for row in found),
-        again[-1][anchor["field"]] * times if again else None,
+        statistics.median(row[anchor["field"]] * times for row in again) if again else None,
         f"{found[-1]['date']}, {found[-1]['card'].removeprefix('NVIDIA ')}" if found else "",
     )
+
+
+def latest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the last day."""
+    return [row for row in rows if row["date"] == rows[-1]["date"]]
 
 
 def matching(
