@@ -71,7 +71,7 @@ struct TaskRing {
         ptx::mbarrier_arrive(full + slot.index);
     }
     // A whole warp. Its first lane reads and, once all lanes have seen `full`, says so. What comes by a shuffle is known
-    // to be the same for all lanes, and is kept in uniform registers.
+    // to be the same for all lanes, and may be kept in uniform registers.
     __device__ PrefillTask get(const RingPosition<SLOTS> &slot) {
         ptx::mbarrier_wait(full + slot.index, slot.parity);
         bool reads = threadIdx.x % WARP == 0;
