@@ -86,6 +86,21 @@ def test_chat_logprobs(client, dialogue):
         assert entry.top_logprobs[1].logprob <= entry.logprob <= 0
 
 
+def test_logprobs_of_the_chosen_tokens_alone(client, complete, dialogue):
+    """What a client gets that asks for no rivals; of chats it is the default."""
+    question, _ = dialogue
+    entries = ask(client, question, logprobs=True).choices[0].logprobs.content
+    beside = ask(client, question, logprobs=True, top_logprobs=2).choices[0].logprobs.content
+    assert [entry.token for entry in entries] == [entry.token for entry in beside]
+    assert [entry.logprob for entry in entries] == pytest.approx([it.logprob for it in beside], abs=1e-3)
+    assert all(entry.top_logprobs == [] for entry in entries)
+    lists = complete(TEXTS[0], max_tokens=4, logprobs=0).choices[0].logprobs
+    assert lists.token_logprobs == pytest.approx(
+        complete(TEXTS[0], max_tokens=4, logprobs=2).choices[0].logprobs.token_logprobs, abs=1e-3
+    )
+    assert len(lists.tokens) == 4
+
+
 def test_string_list_and_token_ids_are_the_same_prompts(complete, tokenizer):
     ids = [tokenizer.encode(text) for text in TEXTS]
     alone = [complete(text, max_tokens=8).choices[0].text for text in TEXTS]

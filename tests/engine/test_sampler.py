@@ -274,7 +274,7 @@ def test_logprobs_of_the_chosen_token_alone(runner):
     runner.open(0, logprobs=0)
     sampled = runner.sample(random_logits(1), 0)
     assert sampled.logprobs.shape == (1,)
-    assert sampled.top_ids is sampled.top_logprobs is None
+    assert sampled.top_ids.shape == sampled.top_logprobs.shape == (1, 0)
     runner.open(0)
     assert runner.sample(random_logits(1), 0).logprobs is None
 

@@ -25,7 +25,7 @@ class Sampled:
 
     token_ids: Tensor  # [n] int64
     logprobs: Tensor | None  # [n] float32; None if no row wants them
-    top_ids: Tensor | None  # [n, k] int64, best first; None also if k is 0
+    top_ids: Tensor | None  # [n, k] int64, best first
     top_logprobs: Tensor | None  # [n, k] float32
 
 
@@ -103,7 +103,4 @@ def _sample(scores: Tensor, columns: Tensor, plan: SamplingPlan) -> Tensor:
 def _with_logprobs(token_ids: Tensor, logits: Tensor, plan: SamplingPlan) -> Sampled:
     if plan.logprobs is None:
         return Sampled(token_ids, None, None, None)
-    logprobs, top_ids, top_logprobs = ops.log_probs(logits, token_ids, plan.logprobs)
-    if plan.logprobs == 0:
-        return Sampled(token_ids, logprobs, None, None)
-    return Sampled(token_ids, logprobs, top_ids, top_logprobs)
+    return Sampled(token_ids, *ops.log_probs(logits, token_ids, plan.logprobs))
