@@ -1,5 +1,7 @@
 """Which operations run on our kernels, and which stay with the references."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import cast
 from unittest.mock import Mock
@@ -63,3 +65,14 @@ def test_graphs_hold_no_operation_that_the_host_looks_at(
 
 def test_every_kernel_serves_an_operation() -> None:
     assert set(cuda.NAMES) <= set(ops.__all__)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_an_engine_without_a_gpu_loads_no_driver() -> None:
+    code = "import mii.engine.engine, mii.server.serve; print(open('/proc/self/maps').read())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "libtorch" in done.stdout
+    assert "libcuda" not in done.stdout
+    assert "libmii_kernels" not in done.stdout
