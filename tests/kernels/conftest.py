@@ -63,11 +63,15 @@ def emulated(pytestconfig: pytest.Config) -> Callable[..., _lib.Library]:
     return make
 
 
-@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.cuda)])
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernels:
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs are poisoned: what a kernel leaves out is NaN, or an absurd integer."""
     monkeypatch.setattr(torch, "empty", _poisoned(torch.empty))
     monkeypatch.setattr(torch, "empty_like", _poisoned(torch.empty_like))
+
+
+@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.cuda)])
+def kernels(request: pytest.FixtureRequest, poisoned: None) -> Kernels:
     if request.param == "emulated":
         return Kernels(cuda.backend(request.getfixturevalue("emulated")()), torch.device("cpu"))
     if not torch.cuda.is_available():

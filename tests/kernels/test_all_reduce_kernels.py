@@ -32,7 +32,9 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def in_ranks(emulated: Callable[..., _lib.Library], pool: ThreadPoolExecutor) -> Iterator[InRanks]:
+def in_ranks(
+    emulated: Callable[..., _lib.Library], pool: ThreadPoolExecutor, poisoned: None
+) -> Iterator[InRanks]:
     """Runs `work(reducer)` on every rank; all calls of a test go through the same buffers."""
     library, memories, reducers = emulated(), [], []
     abandoned = torch.zeros(1, dtype=torch.int32)
