@@ -1,4 +1,8 @@
-"""A whole engine on our kernels gives the tokens that it gives on the references."""
+"""A whole engine on our kernels.
+
+In float32, where PyTorch has attention and products, it gives the references' tokens; in 16 bits, where all
+is ours, those of transformers as far as rounding allows.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, MixtralConfig, PhiConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, MixtralConfig, PhiConfig
 
 from mii.config import EngineConfig
 from mii.core import EngineRequest, SamplingParams
 from mii.engine.engine import Engine
 from mii.errors import ModelLoadError
 from mii_kernels import ops
-from mii_kernels.cuda import arguments, gemm
+from mii_kernels.cuda import arguments, attention, gemm
 
 from .conftest import Kernels
 
@@ -29,6 +33,19 @@ CONFIGS = {
     "llama": LlamaConfig(**SMALL, num_hidden_layers=2, num_key_value_heads=2),
     "phi": PhiConfig(**SMALL, num_hidden_layers=2),
     "mixtral": MixtralConfig(**SMALL, num_hidden_layers=2, num_key_value_heads=2, num_local_experts=4),
+}
+WIDE: dict[str, Any] = {  # heads that the kernels of attention serve
+    "vocab_size": 320,
+    "hidden_size": 128,
+    "num_attention_heads": 2,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+}
+WIDE_CONFIGS = {
+    "llama": LlamaConfig(**WIDE, num_key_value_heads=1),
+    "mistral, window": MistralConfig(**WIDE, num_key_value_heads=1, sliding_window=40),
+    "phi": PhiConfig(**WIDE),
+    "mixtral": MixtralConfig(**WIDE, num_key_value_heads=1, num_local_experts=4),
 }
 SAMPLINGS = [
     SamplingParams(max_tokens=6, temperature=0.0),
@@ -66,6 +83,61 @@ def test_tokens_equal_the_references(
     )
     monkeypatch.setattr(ops, "_backend", lambda tensor: kernels.run)
     assert tokens(engine) == expected
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("family", WIDE_CONFIGS)
+def test_16_bits_are_as_near_to_float32_as_those_of_transformers(
+    family: str,
+    dtype: str,
+    kernels: Kernels,
+    tiny_model: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Log-probabilities of prompts, and of the tokens that follow greedily."""
+    if arguments.capability(kernels.device) != (9, 0):
+        pytest.skip("needs compute capability 9.0")
+    model = tiny_model(WIDE_CONFIGS[family])
+    monkeypatch.setattr(ops, "_backend", lambda tensor: kernels.run)
+    monkeypatch.setattr(gemm, "pays", lambda *_: True)
+    monkeypatch.setattr(attention, "reference", None)  # nothing may fall back to it
+    options: dict[str, Any] = {"dtype": dtype, "prepack_weights": False, "token_budget": 128}
+    engine = Engine(EngineConfig(model=str(model), device=kernels.device.type, kv_blocks=32, **options))
+    scored = [scores(engine, length) for length in (70, 2, 9, 130)]
+    exact, rounded = (
+        AutoModelForCausalLM.from_pretrained(model, dtype=it).eval()
+        for it in (torch.float32, getattr(torch, dtype))
+    )
+    ours, theirs = [], []
+    for ids, found in scored:
+        wanted = logprobs_of(exact, ids)
+        ours.append(found - wanted)
+        theirs.append(logprobs_of(rounded, ids) - wanted)
+
+    assert rms(ours) < 1.5 * rms(theirs)
+
+
+def scores(engine: Engine, length: int) -> tuple[Tensor, Tensor]:
+    """A random prompt with 6 tokens more, and the log-probabilities of all but the first."""
+    prompt = torch.randint(320, (length,), generator=torch.Generator().manual_seed(length)).tolist()
+    sampling = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True, logprobs=0, prompt_logprobs=0)
+    engine.add(EngineRequest("one", prompt, sampling))
+    ids, found = list(prompt), []
+    while engine.has_work():
+        for output in engine.step():
+            ids += output.token_ids
+            found += [it.logprob for it in (output.prompt_logprobs or []) + (output.logprobs or [])]
+    return torch.tensor(ids), torch.tensor(found)
+
+
+@torch.inference_mode()
+def logprobs_of(model: Any, ids: Tensor) -> Tensor:
+    logprobs = model(ids[None]).logits[0, :-1].float().log_softmax(1)
+    return logprobs.gather(1, ids[1:, None])[:, 0]
+
+
+def rms(differences: list[Tensor]) -> float:
+    return float(torch.cat(differences).square().mean().sqrt())
 
 
 def test_products_that_add_the_residual_change_no_token(
