@@ -14,10 +14,10 @@ MAX_TOKENS = 64
 SLAB = 32  # what the number of columns is a multiple of
 KIB = 1024
 
-_MEMORY = 3.0e12  # bytes a second that an H100's copy reaches
+_MEMORY = 3.0e12  # bytes a second, somewhat more than large weights reach on an H100
 
 # Of Hopper's kernel: with these the tilings chosen are slower than the fastest by 1.5 % in the mean, over 18
-# weights by 8, 16, 32 and 64 tokens on an H100. Bytes a second, then seconds.
+# weights by 8 to 64 tokens on an H100 (benchmarks/tilings.py). Bytes a second, then seconds.
 _L2 = 1.5e13
 _MULTIPROCESSOR = 8.0e10
 _SHARPNESS = 6  # of the bound: the power of the sum that the three speeds make up
@@ -45,13 +45,28 @@ class Tiling(NamedTuple):
 def linear(library: Library, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if not _served(x, weight, bias):
         return reference.linear(x, weight, bias)
-    tokens, (n, k) = x.shape[0], weight.shape
-    out = torch.empty((tokens, n), dtype=x.dtype, device=x.device)
+    tokens, (n, k), count = x.shape[0], weight.shape, multiprocessors(x.device)
     if launcher(k, capability(x.device)) == "mii_skinny_wgmma":
-        _launch_wgmma(library, out, x, weight, bias)
-    else:
-        rows = block_rows(tokens, n, multiprocessors(x.device))
-        launch(library, "mii_skinny_gemm", out, x, weight, bias, tokens, n, k, rows, x.dtype, on=x)
+        return tiled(library, x, weight, bias, tiling(tokens, n, k, count))
+    out = torch.empty((tokens, n), dtype=x.dtype, device=x.device)
+    rows = block_rows(tokens, n, count)
+    launch(library, "mii_skinny_gemm", out, x, weight, bias, tokens, n, k, rows, x.dtype, on=x)
+    return out
+
+
+def tiled(library: Library, x: Tensor, weight: Tensor, bias: Tensor | None, tiling: Tiling) -> Tensor:
+    """By Hopper's kernel, with one of the `tilings`."""
+    tokens, (n, k), (rows, splits) = x.shape[0], weight.shape, tiling
+    pieces = -(-n // rows) * splits
+    out = torch.empty((tokens, n), dtype=x.dtype, device=x.device)
+    launch(
+        library,
+        "mii_skinny_wgmma",
+        *(out, _partials(pieces, rows, tokens, x.device) if splits > 1 else None, x, weight, bias),
+        *(tokens, n, k, rows, splits, min(multiprocessors(x.device), pieces), ring_bytes(tokens)),
+        *(_may_overlap(x), x.dtype),
+        on=x,
+    )
     return out
 
 
@@ -82,10 +97,14 @@ def tiling(tokens: int, n: int, k: int, count: int) -> Tiling:
         bounds = pieces * tiling.rows * per_row / _MEMORY, pieces * read / _L2, least
         return float(sum(bound**_SHARPNESS for bound in bounds) ** (1 / _SHARPNESS))
 
-    heights = _FEW_ROWS if columns < MAX_TOKENS else _FEW_ROWS + _MANY_ROWS
+    return min(tilings(tokens, n, k), key=lambda it: (round(time(it), 8), it.splits, -it.rows))
+
+
+def tilings(tokens: int, n: int, k: int) -> list[Tiling]:
+    """Those to choose from."""
+    heights = _FEW_ROWS if tile_tokens(tokens) < MAX_TOKENS else _FEW_ROWS + _MANY_ROWS
     choices = [Tiling(rows, splits) for rows in heights for splits in _SPLITS]
-    choices = [choice for choice in choices if _may_split(n, k, choice)]
-    return min(choices, key=lambda it: (round(time(it), 8), it.splits, -it.rows))
+    return [choice for choice in choices if _may_split(n, k, choice)]
 
 
 def tile_tokens(tokens: int) -> int:
@@ -121,19 +140,6 @@ def block_rows(tokens: int, n: int, count: int) -> int:
 def _may_split(n: int, k: int, tiling: Tiling) -> bool:
     rows, splits = tiling
     return splits == 1 or (-(-n // rows) <= _SPLIT_TILES and splits * _STEP <= k)
-
-
-def _launch_wgmma(library: Library, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    tokens, (n, k), count = x.shape[0], weight.shape, multiprocessors(x.device)
-    rows, splits = tiling(tokens, n, k, count)
-    pieces = -(-n // rows) * splits
-    launch(
-        library,
-        "mii_skinny_wgmma",
-        *(out, _partials(pieces, rows, tokens, x.device) if splits > 1 else None, x, weight, bias),
-        *(tokens, n, k, rows, splits, min(count, pieces), ring_bytes(tokens), _may_overlap(x), x.dtype),
-        on=x,
-    )
 
 
 def _partials(pieces: int, rows: int, tokens: int, device: torch.device) -> Tensor:
