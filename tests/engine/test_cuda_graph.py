@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -36,6 +37,16 @@ def test_sizes_reach_the_largest_with_little_padding(largest: int) -> None:
     assert found == sorted(set(found))
     assert found[-1] == largest
     assert all(b - a - 1 <= max(7, b / 5) for a, b in itertools.pairwise(found))
+
+
+def test_a_gpu_that_goes_without_graphs_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    shape = torch.empty((1, 2, 64, 72), dtype=torch.float32)
+    keys = Mock(spec=torch.Tensor, is_cuda=True, dtype=shape.dtype, shape=shape.shape)
+    assert not can_capture([(keys, keys)])
+    assert "attention over a float32 cache of 72 columns a head is PyTorch's" in caplog.text
+    caplog.clear()
+    assert not can_capture([(shape, shape)])
+    assert not caplog.records, "on a CPU there are none"
 
 
 def test_padding_changes_nothing(tiny_model: Callable[..., Path], make_engine: Any) -> None:

@@ -28,8 +28,17 @@ log = logging.getLogger(__name__)
 
 
 def can_capture(cache: KVCache) -> bool:
-    """Whether decodes over this cache run without the host looking at their lengths: on our kernels."""
-    return ops.decodes_on_device(cache[0][0])
+    """Whether decodes over this cache run without the host looking at their lengths: on our kernels. On a GPU
+    a warning says if not, as that is several times slower."""
+    keys = cache[0][0]
+    captured = ops.decodes_on_device(keys)
+    if keys.is_cuda and not captured:
+        log.warning(
+            "decodes run without CUDA graphs: attention over a %s cache of %d columns a head is PyTorch's",
+            str(keys.dtype).removeprefix("torch."),
+            keys.shape[3],
+        )
+    return captured
 
 
 def sizes(largest: int) -> list[int]:
