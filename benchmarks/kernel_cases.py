@@ -17,6 +17,8 @@ from mii_kernels import reference
 from mii_kernels.batch import RaggedBatch
 
 Inputs = tuple[Any, ...]
+BIASES = 16  # of a row
+SEEN_TOKENS = 500  # of a row's prompt, and as many of its output
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Case:
     shape: str
     make: Callable[[torch.device], Inputs]
     run: Callable[..., Tensor]  # (backend, *inputs) -> what is compared
-    exact: Callable[..., Tensor]  # (*inputs) -> float64; for tokens: the reference's
+    exact: Callable[..., Tensor]  # (*inputs) -> float64; for tokens and counts: the reference's
     moved: int  # bytes
     flops: int = 0  # of the tensor cores' operations
     reference_waits: bool = False  # for the device: the reference cannot be captured in a graph
@@ -41,18 +43,50 @@ class Sizes:
     heads: int = 32
     kv_heads: int = 8
     head_dim: int = 128
+    rotary: float = 1.0  # share of a head that is rotated
     intermediate: int = 14336
+    gated: bool = True  # the MLP
     vocab: int = 128256
-    experts: int = 8
+    experts: int = 8  # 0: none
+
+
+def sizes_of(config: dict[str, Any]) -> Sizes:
+    """Of one of shapes.py's models, by its config.json."""
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    return Sizes(
+        hidden=hidden,
+        heads=heads,
+        kv_heads=config["num_key_value_heads"],
+        head_dim=hidden // heads,
+        rotary=config.get("partial_rotary_factor", 1.0),
+        intermediate=config["intermediate_size"],
+        gated=config["hidden_act"] == "silu",
+        vocab=config["vocab_size"],
+        experts=config.get("num_local_experts", 0),
+    )
+
+
+def layer_weights(sizes: Sizes) -> tuple[tuple[int, int], ...]:
+    """[out, in] of the four weights of a decoder layer: qkv, output, up (with the gate, if any), down."""
+    hidden, inner = sizes.hidden, sizes.heads * sizes.head_dim
+    qkv, up = inner + 2 * sizes.kv_heads * sizes.head_dim, (1 + sizes.gated) * sizes.intermediate
+    return (qkv, hidden), (hidden, inner), (up, hidden), (hidden, sizes.intermediate)
 
 
 def cases(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
     found = [case for tokens in sizes.tokens for case in _of_tokens(tokens, sizes, dtype)]
-    return found + _of_rows(sizes, dtype)
+    return found + _of_rows(sizes, dtype) + _of_logits(sizes, dtype)
 
 
 def _of_tokens(tokens: int, sizes: Sizes, dtype: torch.dtype) -> list[Case]:
-    size, n, wide = dtype.itemsize, sizes.hidden, sizes.intermediate
+    gated = [_gated_activation(tokens, sizes.intermediate, dtype)] if sizes.gated else []
+    rest = [_activation(tokens, sizes.intermediate, dtype), _rope(tokens, sizes, dtype)]
+    gate = [_moe_gate(tokens, sizes.experts)] if sizes.experts else []
+    return _norms(tokens, sizes.hidden, dtype) + gated + rest + gate
+
+
+def _norms(tokens: int, n: int, dtype: torch.dtype) -> list[Case]:
+    size = dtype.itemsize
     return [
         Case(
             "rms_norm",
@@ -77,39 +111,48 @@ def _of_tokens(tokens: int, sizes: Sizes, dtype: torch.dtype) -> list[Case]:
             ),
             size * (4 * tokens * n + 2 * n),
         ),
-        Case(
-            "activate_and_mul",
-            f"{tokens}x{2 * wide} silu",
-            lambda device: _normal(device, dtype, (tokens, 2 * wide)),
-            lambda ops, x: ops.activate_and_mul(x, "silu"),
-            lambda x: F.silu(x[:, :wide].double()) * x[:, wide:].double(),
-            size * 3 * tokens * wide,
-        ),
-        Case(
-            "activate",
-            f"{tokens}x{wide} gelu_tanh",
-            lambda device: _normal(device, dtype, (tokens, wide)),
-            lambda ops, x: ops.activate(x, "gelu_tanh"),
-            lambda x: F.gelu(x.double(), approximate="tanh"),
-            size * 2 * tokens * wide,
-        ),
-        _rope(tokens, sizes, dtype),
-        Case(
-            "moe_gate",
-            f"{tokens}x{sizes.experts} 2 of them",
-            lambda device: _normal(device, torch.float32, (tokens, sizes.experts)),
-            lambda ops, logits: ops.moe_gate(logits, 2, True)[0],
-            lambda logits: F.normalize(logits.double().softmax(-1).topk(2).values, p=1, dim=-1),
-            tokens * (4 * sizes.experts + 2 * (4 + 8)),
-        ),
     ]
+
+
+def _gated_activation(tokens: int, wide: int, dtype: torch.dtype) -> Case:
+    return Case(
+        "activate_and_mul",
+        f"{tokens}x{2 * wide} silu",
+        lambda device: _normal(device, dtype, (tokens, 2 * wide)),
+        lambda ops, x: ops.activate_and_mul(x, "silu"),
+        lambda x: F.silu(x[:, :wide].double()) * x[:, wide:].double(),
+        dtype.itemsize * 3 * tokens * wide,
+    )
+
+
+def _activation(tokens: int, wide: int, dtype: torch.dtype) -> Case:
+    return Case(
+        "activate",
+        f"{tokens}x{wide} gelu_tanh",
+        lambda device: _normal(device, dtype, (tokens, wide)),
+        lambda ops, x: ops.activate(x, "gelu_tanh"),
+        lambda x: F.gelu(x.double(), approximate="tanh"),
+        dtype.itemsize * 2 * tokens * wide,
+    )
+
+
+def _moe_gate(tokens: int, experts: int) -> Case:
+    return Case(
+        "moe_gate",
+        f"{tokens}x{experts} 2 of them",
+        lambda device: _normal(device, torch.float32, (tokens, experts)),
+        lambda ops, logits: ops.moe_gate(logits, 2, True)[0],
+        lambda logits: F.normalize(logits.double().softmax(-1).topk(2).values, p=1, dim=-1),
+        tokens * (4 * experts + 2 * (4 + 8)),
+    )
 
 
 def _rope(tokens: int, sizes: Sizes, dtype: torch.dtype) -> Case:
     heads, kv_heads, dim = sizes.heads, sizes.kv_heads, sizes.head_dim
+    rotary = int(dim * sizes.rotary)
 
     def make(device: torch.device) -> Inputs:
-        angles = torch.rand(tokens, dim // 2, device=device) * 6
+        angles = torch.rand(tokens, rotary // 2, device=device) * 6
         table = torch.cat((angles.cos(), angles.sin()), -1)
         blocks = -(-tokens // 64)
         caches = _normal(device, dtype, (blocks, kv_heads, 64, dim), (blocks, kv_heads, 64, dim))
@@ -122,11 +165,13 @@ def _rope(tokens: int, sizes: Sizes, dtype: torch.dtype) -> Case:
 
     def exact(qkv: Tensor, table: Tensor, *_: Any) -> Tensor:
         cos, sin = table.double().unsqueeze(1).chunk(2, -1)
-        x, y = qkv[:, :heads].double().chunk(2, -1)
-        return torch.cat((x * cos - y * sin, y * cos + x * sin), -1)
+        query = qkv[:, :heads].double()
+        x, y = query[..., :rotary].chunk(2, -1)
+        return torch.cat((x * cos - y * sin, y * cos + x * sin, query[..., rotary:]), -1)
 
-    moved = tokens * dim * (2 * (heads + 2 * kv_heads) * dtype.itemsize + 4)
-    return Case("rope_and_store_kv", f"{tokens}x({heads}+2*{kv_heads})x{dim}", make, run, exact, moved)
+    moved = tokens * (2 * (heads + 2 * kv_heads) * dim * dtype.itemsize + 4 * rotary)
+    shape = f"{tokens}x({heads}+2*{kv_heads})x{dim}" + (f", {rotary} rotated" if rotary < dim else "")
+    return Case("rope_and_store_kv", shape, make, run, exact, moved)
 
 
 def _of_rows(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
@@ -179,6 +224,68 @@ def _of_rows(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
         sample("top-p 0.9", 4, 0, 0.9),  # some hundred tokens do, as in a text
         sample("top-k 50, top-p 0.9", 4, 50, 0.9),
     ]
+
+
+def _of_logits(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
+    """What happens to logits before a token is drawn, and to the counts after it, in every row."""
+    rows, vocab = sizes.rows, sizes.vocab
+    return [_bias(rows, vocab, dtype), _penalties(rows, vocab, dtype), _counts(rows, vocab)]
+
+
+def _bias(rows: int, vocab: int, dtype: torch.dtype) -> Case:
+    def make(device: torch.device) -> Inputs:
+        ids = torch.randint(vocab, (rows, BIASES), device=device)
+        values = torch.randn(rows, BIASES, device=device)
+        return *_normal(device, dtype, (rows, vocab)), torch.arange(rows, device=device), ids, values
+
+    return Case(
+        "add_bias",
+        f"{rows}x{vocab}, {BIASES} a row",
+        make,
+        lambda ops, *inputs: ops.add_bias(*inputs),
+        lambda logits, _, ids, values: logits.double().scatter_add_(1, ids, values.double()),
+        rows * (vocab * (dtype.itemsize + 4) + BIASES * (8 + 4) + 8),
+    )
+
+
+def _penalties(rows: int, vocab: int, dtype: torch.dtype) -> Case:
+    def make(device: torch.device) -> Inputs:
+        prompt, output = torch.randint(vocab, (2, rows, SEEN_TOKENS), device=device)
+        in_prompt = torch.zeros(rows, vocab, dtype=torch.bool, device=device).scatter_(1, prompt, True)
+        counts = torch.zeros(rows, vocab, dtype=torch.int32, device=device)
+        counts.scatter_add_(1, output, torch.ones_like(output, dtype=torch.int32))
+        numbers = torch.arange(rows, device=device)
+        penalties = (torch.full((rows,), value, device=device) for value in (1.1, 0.5, 0.25))
+        return *_normal(device, dtype, (rows, vocab)), numbers, numbers, counts, in_prompt, *penalties
+
+    def exact(
+        logits: Tensor, _: Tensor, __: Tensor, counts: Tensor, in_prompt: Tensor, *penalties: Tensor
+    ) -> Tensor:
+        repetition, presence, frequency = (x.double()[:, None] for x in penalties)
+        x, written = logits.double(), counts > 0
+        x = torch.where(in_prompt | written, torch.where(x > 0, x / repetition, x * repetition), x)
+        return x - frequency * counts - presence * written
+
+    moved = rows * (vocab * (dtype.itemsize + 4 + 4 + 1) + 2 * 8 + 3 * 4)
+    shape = f"{rows}x{vocab}, {2 * SEEN_TOKENS} seen"
+    return Case(
+        "apply_penalties", shape, make, lambda ops, *inputs: ops.apply_penalties(*inputs), exact, moved
+    )
+
+
+def _counts(rows: int, vocab: int) -> Case:
+    """A row's token is the row's number, so that the diagonal is what has been counted."""
+
+    def make(device: torch.device) -> Inputs:
+        numbers = torch.arange(rows, device=device)
+        return torch.zeros(rows, vocab, dtype=torch.int32, device=device), numbers, numbers
+
+    def run(ops: Any, counts: Tensor, slots: Tensor, ids: Tensor) -> Tensor:
+        ops.count_tokens(counts, slots, ids)
+        return counts.diagonal()
+
+    moved = rows * (2 * 4 + 2 * 8)
+    return Case("count_tokens", f"{rows}x{vocab}", make, run, lambda counts, *_: counts.diagonal() + 1, moved)
 
 
 def _normal(device: torch.device, dtype: torch.dtype, *shapes: tuple[int, ...]) -> tuple[Tensor, ...]:

@@ -1,15 +1,19 @@
 """Each operation on a GPU: how long it takes, and what share of the card's own speed that is.
 
     python benchmarks/kernels.py [--kernels cuda,torch] [--op rms_norm,sample] [--dtype bfloat16]
-        [--save DIR]
+        [--shape llama-3-8b] [--save DIR]
 
 Prints one JSON object a line; --save also appends them to a dated file in DIR. First the roofline, measured
 here: a large copy and a large product. Then for each case and each of `cuda` (our kernels) and `torch` (the
 references): the median time of a call, from replays of a CUDA graph (or calls, of a reference that waits
 for the device) that go around among input sets larger together than the L2 cache; the bandwidth, counting
 every input and output once; its share of the copy's; for attention, the linears and experts the same of
-arithmetic and the product; and the error against float64, ‖out - exact‖ / ‖exact‖, or for tokens the share
-that differs from the reference's. Needs a CUDA device: exit code 2 without one.
+arithmetic and the product; and the error against float64, ‖out - exact‖ / ‖exact‖, or for tokens and
+counts the share that differs from the reference's. Needs a CUDA device: exit code 2 without one.
+
+Sizes are Mistral-7B's, with Llama 3's vocabulary and Mixtral's experts; with --shape those of one model of
+shapes.py, which each row then names as `model`. Experts are left out where it has none, gated products where
+its MLP has no gate; norms, activations and products of a dense MLP are of its widths, whichever it uses.
 """
 
 import argparse
@@ -25,9 +29,10 @@ import torch
 from torch import Tensor
 
 import results
-from kernel_cases import Case, Inputs, Sizes, cases
+from kernel_cases import Case, Inputs, Sizes, cases, sizes_of
 from mii_kernels import _lib, cuda, reference
 from quantised_cases import quantised_cases
+from shapes import SHAPES
 from tensor_core_cases import tensor_core_cases
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -45,6 +50,7 @@ def main() -> int:
     parser.add_argument("--kernels", default="cuda,torch", help="which of cuda and torch, with commas")
     parser.add_argument("--op", default="", help="operations, with commas; default: all")
     parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
+    parser.add_argument("--shape", choices=SHAPES, help="the model whose sizes to take")
     parser.add_argument("--save", type=Path, metavar="DIR")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -52,17 +58,22 @@ def main() -> int:
         return 2
     device, dtype = torch.device("cuda", 0), DTYPES[options.dtype]
     backends = {name: backend(name) for name in options.kernels.split(",")}
-    context = {"bench": "kernels", "dtype": options.dtype}
+    model = {"model": options.shape} if options.shape else {}
+    context = {"bench": "kernels", "dtype": options.dtype} | model
     roofline = measure_roofline(device, dtype)
     results.report(context | {"op": "roofline", **roofline}, options.save)
-    made = [make(Sizes(), dtype) for make in (cases, tensor_core_cases, quantised_cases)]
-    for case in chain(*made):
+    sizes = sizes_of(SHAPES[options.shape]) if options.shape else Sizes()
+    for case in all_cases(sizes, dtype):
         if options.op and case.op not in options.op.split(","):
             continue
         for name, ops in backends.items():
             row = measure(case, ops, device, roofline)
             results.report(context | {"kernels": name} | row, options.save)
     return 0
+
+
+def all_cases(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
+    return [*chain(*(make(sizes, dtype) for make in (cases, tensor_core_cases, quantised_cases)))]
 
 
 def backend(name: str) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernel_cases import Case, Inputs, Sizes
+from kernel_cases import Case, Inputs, Sizes, layer_weights
 from mii_kernels import reference
 
 TOKENS = (1, 16, 64, 512, 8192)
@@ -13,11 +13,9 @@ TOKENS = (1, 16, 64, 512, 8192)
 
 def quantised_cases(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
     """The four weights of a decoder layer, and the tokens that the widest of them takes."""
-    hidden, wide = sizes.hidden, sizes.intermediate
-    qkv = (sizes.heads + 2 * sizes.kv_heads) * sizes.head_dim
-    weights = ((qkv, hidden), (hidden, sizes.heads * sizes.head_dim), (2 * wide, hidden), (hidden, wide))
-    quantise = [_quantise(tokens, n, dtype) for n in (hidden, wide) for tokens in sizes.tokens]
-    return quantise + [_linear(tokens, n, k, dtype) for n, k in weights for tokens in TOKENS]
+    widths = (sizes.hidden, sizes.intermediate)
+    quantise = [_quantise(tokens, n, dtype) for n in widths for tokens in sizes.tokens]
+    return quantise + [_linear(tokens, n, k, dtype) for n, k in layer_weights(sizes) for tokens in TOKENS]
 
 
 def _quantise(tokens: int, n: int, dtype: torch.dtype) -> Case:

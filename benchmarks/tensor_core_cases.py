@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernel_cases import Case, Inputs, Sizes
+from kernel_cases import Case, Inputs, Sizes, layer_weights
 from mii_kernels.batch import RaggedBatch
 
 BLOCK_SIZE = 64
@@ -25,19 +25,13 @@ def tensor_core_cases(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
     decodes = [_attention(f"decode {num}x{n}", [(1, n)] * num, sizes, dtype) for num, n in DECODES]
     prompts = [_attention(f"prefill {num}x{n}", [(n, n)] * num, sizes, dtype) for num, n in PROMPTS]
     mixed = [_mixed(*shape, sizes, dtype) for shape in MIXED]
-    experts = [_experts(num, ranks, sizes, dtype) for ranks in EXPERT_RANKS for num in EXPERT_TOKENS]
-    gated = [_gated(num, sizes, dtype) for num in MANY_TOKENS]
+    linears = [_linear(num, n, k, dtype) for n, k in layer_weights(sizes) for num in FEW_TOKENS]
+    gated = [_gated(num, sizes, dtype) for num in MANY_TOKENS if sizes.gated]
     inputs = (sizes.heads * sizes.head_dim, sizes.intermediate)
     added = [_added(num, sizes.hidden, k, dtype) for k in inputs for num in MANY_TOKENS]
-    return decodes + prompts + mixed + _linears(sizes, dtype) + gated + added + experts
-
-
-def _linears(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
-    """The four weights of a decoder layer."""
-    hidden, wide = sizes.hidden, sizes.intermediate
-    qkv = (sizes.heads + 2 * sizes.kv_heads) * sizes.head_dim
-    weights = ((qkv, hidden), (hidden, sizes.heads * sizes.head_dim), (2 * wide, hidden), (hidden, wide))
-    return [_linear(tokens, n, k, dtype) for n, k in weights for tokens in FEW_TOKENS]
+    ranks = EXPERT_RANKS if sizes.experts else ()
+    experts = [_experts(num, shared, sizes, dtype) for shared in ranks for num in EXPERT_TOKENS]
+    return decodes + prompts + mixed + linears + gated + added + experts
 
 
 def _mixed(decodes: int, prompts: int, context: int, sizes: Sizes, dtype: torch.dtype) -> Case:
