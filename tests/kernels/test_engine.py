@@ -113,7 +113,6 @@ def test_16_bits_are_as_near_to_float32_as_those_of_transformers(
         wanted = logprobs_of(exact, ids)
         ours.append(found - wanted)
         theirs.append(logprobs_of(rounded, ids) - wanted)
-
     assert rms(ours) < 1.5 * rms(theirs)
 
 

@@ -56,8 +56,9 @@ def test_a_tiling_that_is_wrong_is_not_timed(
 ) -> None:
     monkeypatch.setattr(bench.skinny_gemm, "tiled", lambda library, x, weight, *_: x @ weight.T + 1)
     monkeypatch.setattr(bench, "ROTATED_BYTES", 0)
+    sets = bench.operands(kernels.device, 8, 64, 64)
     with pytest.raises(SystemExit, match=r"32/1 of \(64, 64\) by 8: an error of"):
-        bench.time_tiling(library, bench.operands(kernels.device, 8, 64, 64), Tiling(32, 1))
+        bench.time_tiling(library, sets, sets[0][0].double() @ sets[0][1].double().T, Tiling(32, 1))
 
 
 @pytest.mark.parametrize(
