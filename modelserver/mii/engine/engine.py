@@ -125,8 +125,6 @@ class Engine:
         self._stats.iteration_tokens = batch.num_tokens
 
     def _collect(self, step: LaunchedStep) -> list[EngineOutput]:
-        for scored in step.prompt_logprobs:
-            scored.deliver()
         outputs = []
         for sequence, (token, logprob) in zip(step.sampled, step.result(), strict=True):
             if sequence.status is Status.FINISHED:

@@ -11,7 +11,8 @@ from mii.engine.batch import BatchBuilder, DeviceBatch
 from mii.engine.cuda_graph import DecodeGraph, DecodeGraphs, can_capture
 from mii.engine.loading import LoadedModel
 from mii.engine.prompt_logprobs import PromptLogprobs, score_chunks
-from mii.engine.sampler import Sampled, Sampler
+from mii.engine.sampled import Sampled
+from mii.engine.sampler import Sampler
 from mii.engine.scheduler import ScheduledBatch
 from mii.engine.sequence import Sequence
 from mii.models.decoder import Decoder, KVCache
@@ -23,29 +24,20 @@ class LaunchedStep:
     """A step on its way. `sampled` are the sequences that get a token, in the order of `result`'s rows."""
 
     sampled: list[Sequence]
-    prompt_logprobs: list[PromptLogprobs]
+    _prompt_logprobs: list[PromptLogprobs]
     _tokens: Sampled
     _done: torch.cuda.Event | None
 
     def result(self) -> list[tuple[int, TokenLogprob | None]]:
-        """Waits for the step; each sampled sequence's token and, in steps where any is wanted, its score."""
+        """Waits for the step; each sampled sequence's token and, in steps where any is wanted, its score.
+
+        Sequences whose prompts are scored get what the step has of these.
+        """
         if self._done is not None:
             self._done.synchronize()
-        tokens = self._tokens
-        token_ids = tokens.token_ids.tolist()
-        if tokens.logprobs is None or tokens.top_ids is None or tokens.top_logprobs is None:
-            return [(token, None) for token in token_ids]
-        rows = zip(
-            token_ids,
-            tokens.logprobs.tolist(),
-            tokens.top_ids.tolist(),
-            tokens.top_logprobs.tolist(),
-            strict=True,
-        )
-        return [
-            (token, TokenLogprob(token, own, list(zip(ids, values, strict=True))))
-            for token, own, ids, values in rows
-        ]
+        for scored in self._prompt_logprobs:
+            scored.deliver()
+        return self._tokens.rows()
 
 
 class ModelRunner:
@@ -87,10 +79,11 @@ class ModelRunner:
             self.sampler.open(sequence.row, sequence.sampling, sequence.token_ids, sequence.num_prompt)
         graph = self._graphs.of(batch) if self._graphs is not None else None
         tokens, prompt_logprobs = self._replay(graph, batch) if graph is not None else self._run(batch)
-        done = None
+        reading, done = tokens.start_reading(), None
         if self.device.type == "cuda":
-            tokens, done = _start_reading(tokens)
-        return LaunchedStep(batch.sampled, prompt_logprobs, tokens, done)
+            done = torch.cuda.Event()
+            done.record()
+        return LaunchedStep(batch.sampled, prompt_logprobs, reading, done)
 
     def forget_graphs(self) -> None:
         """NCCL does not end while a graph remembers it."""
@@ -127,20 +120,3 @@ def _allocate_cache(
         return torch.zeros(shape, dtype=dtype, device=device)
 
     return [(half(), half()) for _ in range(description.layers)]
-
-
-def _start_reading(tokens: Sampled) -> tuple[Sampled, torch.cuda.Event]:
-    """Queues the copies to pinned memory and an event behind them."""
-
-    def pinned(tensor: Tensor | None) -> Tensor | None:
-        if tensor is None:
-            return None
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        return host.copy_(tensor, non_blocking=True)
-
-    token_ids = pinned(tokens.token_ids)
-    assert token_ids is not None
-    copied = Sampled(token_ids, pinned(tokens.logprobs), pinned(tokens.top_ids), pinned(tokens.top_logprobs))
-    done = torch.cuda.Event()
-    done.record()
-    return copied, done

@@ -8,25 +8,15 @@ A row's token depends on its logits, its parameters, its seed and its position a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mii.core import SamplingParams
+from mii.engine.sampled import Sampled
 from mii.engine.sampler_state import Biases, TokenCounts
 from mii.engine.sampling_table import Column, SamplingPlan, has_penalties
 from mii_kernels import ops
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """One token for each of n rows, on the device. k is the plan's `logprobs`."""
-
-    token_ids: Tensor  # [n] int64
-    logprobs: Tensor | None  # [n] float32; None if no row wants them
-    top_ids: Tensor | None  # [n, k] int64, best first
-    top_logprobs: Tensor | None  # [n, k] float32
 
 
 class Sampler:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mii.core import SamplingParams
+from mii.engine.crossing import upload
 from mii.engine.sampling_table import min_length
 from mii.errors import InvalidRequest
 
@@ -34,7 +35,7 @@ class TokenCounts:
         """row: closed until now."""
         slot = self._slots[row] = self._take_slot()
         self._slot_of_row[row].fill_(slot)  # assigning a number would wait for a GPU
-        ids = _upload(token_ids, self._slot_of_row)
+        ids = upload(token_ids, torch.int64, self.counts.device)
         self.in_prompt[slot].zero_().index_fill_(0, ids[:num_prompt_tokens], True)
         one = self.counts.new_ones(())
         self.counts[slot].zero_().index_put_((ids[num_prompt_tokens:],), one, accumulate=True)
@@ -77,9 +78,10 @@ class Biases:
         self._widen(len(entries))
         entries += [(0, 0.0, 0)] * (self._token_ids.shape[1] - len(entries))
         token_ids, values, until = zip(*entries, strict=True)
-        self._token_ids[row] = _upload(token_ids, self._token_ids)
-        self._values[row] = _upload(values, self._values)
-        self._until[row] = _upload(until, self._until)
+        device = self._values.device
+        self._token_ids[row] = upload(token_ids, torch.int64, device)
+        self._values[row] = upload(values, torch.float32, device)
+        self._until[row] = upload(until, torch.int64, device)
 
     def at(self, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """rows, positions [m] int64 -> token ids [m, width] int64, what to add to them [m, width] float32."""
@@ -109,12 +111,6 @@ class Biases:
             self._token_ids = _with_columns(self._token_ids, added)
             self._values = _with_columns(self._values, added)
             self._until = _with_columns(self._until, added)
-
-
-def _upload(values: Sequence[float], like: Tensor) -> Tensor:
-    """[len(values)], dtype and device of `like`; from pinned memory, so that a GPU is not waited for."""
-    host = torch.tensor(values, dtype=like.dtype, pin_memory=like.is_cuda)
-    return host.to(like.device, non_blocking=True)
 
 
 def _with_rows(x: Tensor, added: int) -> Tensor:
