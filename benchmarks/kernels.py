@@ -29,11 +29,13 @@ import torch
 from torch import Tensor
 
 import results
-from kernel_cases import Case, Inputs, Sizes, cases, sizes_of
+from kernel_case import Case, Inputs, Sizes, sizes_of
+from logits_cases import logits_cases
 from mii_kernels import _lib, cuda, reference
 from quantised_cases import quantised_cases
 from shapes import SHAPES
 from tensor_core_cases import tensor_core_cases
+from token_cases import token_cases
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 ROTATED_BYTES = 256 * 2**20  # several times the L2 cache of a data-centre GPU
@@ -73,7 +75,8 @@ def main() -> int:
 
 
 def all_cases(sizes: Sizes, dtype: torch.dtype) -> list[Case]:
-    return [*chain(*(make(sizes, dtype) for make in (cases, tensor_core_cases, quantised_cases)))]
+    kinds = (token_cases, logits_cases, tensor_core_cases, quantised_cases)
+    return [*chain(*(make(sizes, dtype) for make in kinds))]
 
 
 def backend(name: str) -> Any:

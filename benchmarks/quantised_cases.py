@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernel_cases import Case, Inputs, Sizes, layer_weights
+from kernel_case import Case, Inputs, Sizes, layer_weights
 from mii_kernels import reference
 
 TOKENS = (1, 16, 64, 512, 8192)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernel_cases import Case, Inputs, Sizes, layer_weights
+from kernel_case import Case, Inputs, Sizes, layer_weights
 from mii_kernels.batch import RaggedBatch
 
 BLOCK_SIZE = 64

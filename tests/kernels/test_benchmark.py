@@ -41,7 +41,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def small(bench: ModuleType, dtype: torch.dtype, **more: object) -> list[object]:
     sizes = {"hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "intermediate": 96, "vocab": 512}
-    return bench.cases(bench.Sizes(**{"tokens": (3, 70), "rows": 3} | sizes | more), dtype)
+    made = bench.Sizes(**{"tokens": (3, 70), "rows": 3} | sizes | more)
+    return bench.token_cases(made, dtype) + bench.logits_cases(made, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
