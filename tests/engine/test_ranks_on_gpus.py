@@ -49,12 +49,17 @@ def config(model: Path, ranks: int, **changes: Any) -> EngineConfig:
 
 @pytest.mark.parametrize("peer_memory", [True, False])
 @pytest.mark.parametrize("kernels", ["cuda", "torch"])
-def test_two_gpus_give_the_tokens_of_one(model: Path, run: Any, kernels: str, peer_memory: bool) -> None:
+@pytest.mark.parametrize("ranks", [2, 4])  # of 4 each two hold the same KV head
+def test_gpus_give_the_tokens_of_one(
+    model: Path, run: Any, ranks: int, kernels: str, peer_memory: bool
+) -> None:
+    if torch.cuda.device_count() < ranks:
+        pytest.skip(f"needs {ranks} CUDA devices")
     requests = [(prompt, GREEDY) for prompt in PROMPTS]
     settings = {"kernels": kernels, "peer_memory": peer_memory}
     with closing(open_engine(config(model, 1, **settings))) as alone:
         expected = [it.token_ids for it in run(alone, requests)]
-    with closing(open_engine(config(model, 2, **settings))) as engine:
+    with closing(open_engine(config(model, ranks, **settings))) as engine:
         assert isinstance(engine, LeadingEngine)
         assert (engine.ranks.reducer is not None) == (peer_memory and kernels == "cuda")
         assert [it.token_ids for it in run(engine, requests)] == expected
