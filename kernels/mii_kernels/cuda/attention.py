@@ -119,22 +119,32 @@ def _prefill(
     blocks: int = 0,
 ) -> None:
     """blocks: the most that there are at a time; 0: one for each multiprocessor."""
-    first, heads, head_dim = batch.num_decodes, query.shape[1], query.shape[2]
+    _, heads, head_dim = query.shape
     launcher = _launcher(query)
-    if "prefill_tiles" not in batch.derived:
-        batch.derived["prefill_tiles"] = prefill_tiles(batch.query_lens[first:], head_dim)
+    tables, contexts, starts, number, tiles = _chunks(batch, head_dim)
     launch(
         library,
         launcher,
-        *(out, query, k_cache, v_cache),
-        *(batch.block_tables[first:], batch.context_lens[first:], batch.cu_seqlens[first:]),
-        *(len(batch.query_lens) - first, batch.derived["prefill_tiles"]),
-        *(query.stride(0), batch.block_tables.stride(0)),
+        *(out, query, k_cache, v_cache, tables, contexts, starts),
+        *(number, tiles, query.stride(0), tables.stride(0)),
         *(heads, k_cache.shape[1], head_dim, window or 0),
         *([blocks] if launcher == WGMMA else []),
         *(scale, query.dtype),
         on=query,
     )
+
+
+def _chunks(batch: RaggedBatch, head_dim: int) -> tuple[Tensor, Tensor, Tensor, int, int]:
+    """Of the prompt chunks: block tables, context lengths, where their tokens start; how many there are, and
+    how many tiles."""
+    if "chunks" not in batch.derived:
+        first = batch.num_decodes
+        batch.derived["chunks"] = (
+            *(batch.block_tables[first:], batch.context_lens[first:], batch.cu_seqlens[first:]),
+            *(len(batch.query_lens) - first, prefill_tiles(batch.query_lens[first:], head_dim)),
+        )
+    chunks: tuple[Tensor, Tensor, Tensor, int, int] = batch.derived["chunks"]
+    return chunks
 
 
 def _launcher(query: Tensor) -> str:

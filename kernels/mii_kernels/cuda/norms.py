@@ -41,9 +41,11 @@ def _prepare(
     """((x, residual), out, summed, (rows, n, inner, stride))."""
     n = x.shape[-1]
     rows = x.numel() // n if n else 0
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    if residual is not None:
-        return (x.contiguous(), residual.contiguous()), out, torch.empty_like(out), (rows, n, 1, n)
-    if x.dim() == 3 and x.stride(2) == 1 and x.stride(1) == n:  # heads of each token, side by side
+    if residual is None and x.dim() == 3 and x.stride(2) == 1 and x.stride(1) == n:  # heads of each token
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         return (x, None), out, None, (rows, n, max(x.shape[1], 1), x.stride(0))
-    return (x.contiguous(), None), out, None, (rows, n, 1, n)
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    if residual is None:
+        return (x, None), out, None, (rows, n, 1, n)
+    return (x, residual.contiguous()), out, torch.empty_like(x), (rows, n, 1, n)
