@@ -32,7 +32,7 @@ from mii_kernels.cuda import all_reduce as ours
 from mii_kernels.cuda.all_reduce import PeerReducer
 from mii_kernels.reference.all_reduce import all_reduce as truth
 
-BYTES = [8 << 10 << power for power in range(12)]  # 8 KiB to 16 MiB
+BYTES = [8 << 10 << power for power in range(14)]  # 8 KiB to 64 MiB
 HIDDEN = 4096
 CALLS = 20  # in a graph
 REPLAYS = 30

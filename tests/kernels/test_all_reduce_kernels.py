@@ -127,11 +127,12 @@ def test_with_a_norm(in_ranks: InRanks, ranks: int, rows: int, n: int, rms: bool
 
 def test_what_is_not_served_is_left_alone(in_ranks: InRanks) -> None:
     x = torch.ones(2, 12).bfloat16()  # rows of 24 bytes
+    long = torch.zeros((all_reduce.TWO_SHOT_LIMIT >> 2) + 1)
 
     def work(it: PeerReducer) -> list[Any]:
         norm = it.all_reduce_norm(x, x, x[0], None, 1e-5, rms=True)
         odd = it.all_reduce(torch.ones(9)[1:])
-        return [norm, odd, it.all_reduce(x[:0]), it.all_reduce(x.long()), it.all_reduce(torch.zeros(3 << 20))]
+        return [norm, odd, it.all_reduce(x[:0]), it.all_reduce(x.long()), it.all_reduce(long)]
 
     assert in_ranks(2, work) == [[None] * 5] * 2
     assert torch.equal(x, torch.ones(2, 12).bfloat16())
@@ -153,9 +154,9 @@ def test_a_rank_that_does_not_come_holds_nobody_once_it_is_given_up(in_ranks: In
 @pytest.mark.parametrize(
     ("nbytes", "ranks", "way"),
     [(2, 2, "one_shot"), (16384, 8, "one_shot"), (1 << 20, 2, "one_shot"), (1 << 20, 3, "two_shot"),
-     (1 << 20, 4, "two_shot"), (1 << 20, 8, "two_shot"), (8 << 20, 2, "two_shot"),
-     ((8 << 20) + 16, 2, "library"), (8 << 20, 4, "library"), (64 << 20, 2, "library"), (0, 2, "library"),
-     (64, 16, "library")],
+     (1 << 20, 4, "two_shot"), (1 << 20, 8, "two_shot"), (32 << 20, 2, "two_shot"),
+     ((32 << 20) + 16, 2, "library"), (32 << 20, 4, "two_shot"), (8 << 20, 8, "library"),
+     (64 << 20, 2, "library"), (0, 2, "library"), (64, 16, "library")],
 )  # fmt: skip
 def test_the_way_for_a_size(nbytes: int, ranks: int, way: str) -> None:
     assert way_for(nbytes, ranks) == way

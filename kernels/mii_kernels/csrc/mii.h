@@ -39,7 +39,7 @@ MII_API cudaError_t mii_layer_norm(void *out, void *summed, const void *x, const
  * these four are no launchers, and the ranks' devices have the same numbers in every process. */
 #define MII_MAX_RANKS 8
 #define MII_ONE_SHOT_BYTES (1 << 20) /* of a message, at most */
-#define MII_TWO_SHOT_BYTES (8 << 20)
+#define MII_TWO_SHOT_BYTES (32 << 20)
 MII_API cudaError_t mii_peer_buffer_bytes(int64_t *bytes, int ranks);
 MII_API cudaError_t mii_peer_allocate(void **buffer, void *handle, int64_t bytes, int device);
 MII_API cudaError_t mii_peer_open(void **buffer, const void *handle, int device, int peer);
