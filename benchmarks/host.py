@@ -104,7 +104,7 @@ def measure(sequences: int, steps: int, context: int) -> dict[str, list[float]]:
 
 def collect(scheduler: Scheduler, step: LaunchedStep | None) -> None:
     if step is not None:
-        for sequence, (token, _) in zip(step.sampled, step.result(), strict=True):
+        for sequence, (token, _) in zip(step.sampled, step.collect(), strict=True):
             scheduler.accept(sequence, token)
 
 

@@ -58,13 +58,15 @@ def test_waiting_is_noticed() -> None:
 def test_steps_do_not_wait(
     tiny_model: Callable[..., Path], make_engine: Any, run: Any, family: str, graphs: bool
 ) -> None:
-    options: dict[str, Any] = {"dtype": "bfloat16", "kernels": "cuda", "kv_blocks": 64, "token_budget": 128}
+    options: dict[str, Any] = {"dtype": "bfloat16", "kernels": "cuda", "kv_blocks": 64, "token_budget": 256}
     engine = make_engine(tiny_model(CONFIGS[family]), device="cuda", cuda_graphs=graphs, **options)
     requests = [
         ([11 + index, 5] * 100, SamplingParams(max_tokens=8, ignore_eos=True, **asked))
         for index, asked in enumerate(ASKED)
     ]
+    nothing_to_score = [9], SamplingParams(max_tokens=8, ignore_eos=True, prompt_logprobs=0)
+    requests.append(nothing_to_score)
     with nobody_waits():
         ran = run(engine, requests)
-    assert [len(it.token_ids) for it in ran] == [8] * len(ASKED)
-    assert len(ran[-1].outputs[0].prompt_logprobs) == 199
+    assert [len(it.token_ids) for it in ran] == [8] * len(requests)
+    assert [len(it.outputs[0].prompt_logprobs) for it in ran[-2:]] == [199, 0]

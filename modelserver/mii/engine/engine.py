@@ -126,7 +126,7 @@ class Engine:
 
     def _collect(self, step: LaunchedStep) -> list[EngineOutput]:
         outputs = []
-        for sequence, (token, logprob) in zip(step.sampled, step.result(), strict=True):
+        for sequence, (token, logprob) in zip(step.sampled, step.collect(), strict=True):
             if sequence.status is Status.FINISHED:
                 continue  # aborted, or ended in the step before this one was launched
             accepted = self.scheduler.accept(sequence, token)

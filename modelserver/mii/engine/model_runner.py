@@ -11,9 +11,9 @@ from mii.engine.batch import BatchBuilder, DeviceBatch
 from mii.engine.cuda_graph import DecodeGraph, DecodeGraphs, can_capture
 from mii.engine.loading import LoadedModel
 from mii.engine.prompt_logprobs import PromptLogprobs, score_chunks
-from mii.engine.sampled import Sampled
 from mii.engine.sampler import Sampler
 from mii.engine.scheduler import ScheduledBatch
+from mii.engine.scored_tokens import ScoredTokens
 from mii.engine.sequence import Sequence
 from mii.models.decoder import Decoder, KVCache
 from mii.models.description import Description
@@ -21,18 +21,16 @@ from mii.models.description import Description
 
 @dataclass(slots=True)
 class LaunchedStep:
-    """A step on its way. `sampled` are the sequences that get a token, in the order of `result`'s rows."""
+    """A step on its way. `sampled` are the sequences that get a token, in the order of `collect`'s rows."""
 
     sampled: list[Sequence]
     _prompt_logprobs: list[PromptLogprobs]
-    _tokens: Sampled
+    _tokens: ScoredTokens
     _done: torch.cuda.Event | None
 
-    def result(self) -> list[tuple[int, TokenLogprob | None]]:
-        """Waits for the step; each sampled sequence's token and, in steps where any is wanted, its score.
-
-        Sequences whose prompts are scored get what the step has of these.
-        """
+    def collect(self) -> list[tuple[int, TokenLogprob | None]]:
+        """Waits for the step. Sequences whose prompts are scored get its scores; returned are each sampled
+        sequence's token and, in steps where any is wanted, that one's score."""
         if self._done is not None:
             self._done.synchronize()
         for scored in self._prompt_logprobs:
@@ -89,7 +87,7 @@ class ModelRunner:
         """NCCL does not end while a graph remembers it."""
         self._graphs = None
 
-    def _run(self, batch: ScheduledBatch) -> tuple[Sampled, list[PromptLogprobs]]:
+    def _run(self, batch: ScheduledBatch) -> tuple[ScoredTokens, list[PromptLogprobs]]:
         step = self.builder.build(batch)
         if step.ragged.num_decodes:
             step.token_ids[: step.ragged.num_decodes] = self._last_tokens[step.decode_rows]
@@ -97,14 +95,14 @@ class ModelRunner:
         logits = self.decoder.logits(hidden[step.sample_index])
         return self._sample(logits, step), score_chunks(self.decoder, hidden, batch)
 
-    def _replay(self, graph: DecodeGraph, batch: ScheduledBatch) -> tuple[Sampled, list[PromptLogprobs]]:
+    def _replay(self, graph: DecodeGraph, batch: ScheduledBatch) -> tuple[ScoredTokens, list[PromptLogprobs]]:
         step = self.builder.build(batch, graph.frame)
         graph.replay()
         if step.plan.plain:
-            return Sampled(graph.greedy[: len(batch.decodes)], None, None, None), []
+            return ScoredTokens(graph.greedy[: len(batch.decodes)], None, None, None), []
         return self._sample(graph.logits[: len(batch.decodes)], step), []
 
-    def _sample(self, logits: Tensor, step: DeviceBatch) -> Sampled:
+    def _sample(self, logits: Tensor, step: DeviceBatch) -> ScoredTokens:
         tokens = self.sampler(logits, step.sampling, step.plan)
         self._last_tokens[step.sample_rows] = tokens.token_ids.int()
         return tokens

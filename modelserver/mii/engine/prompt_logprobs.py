@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from mii.engine.crossing import upload
-from mii.engine.sampled import Sampled
 from mii.engine.scheduler import Chunk, ScheduledBatch
+from mii.engine.scored_tokens import ScoredTokens
 from mii.engine.sequence import Sequence
 from mii.models.decoder import Decoder
 from mii_kernels import ops
@@ -17,18 +17,19 @@ _ROWS = 128  # logits of this many positions at a time: a whole long prompt's wo
 
 @dataclass(slots=True)
 class PromptLogprobs:
-    """Scores of the tokens at `first`, `first` + 1, … of a sequence's prompt, on their way to the host."""
+    """The tokens at `first`, `first` + 1, … of a sequence's prompt, on their way to the host."""
 
     sequence: Sequence
     first: int
-    parts: list[Sampled]
+    tokens: ScoredTokens
 
     def deliver(self) -> None:
         """Once the step is done. A prompt that is computed again after a preemption brings scores that are
         there already."""
         known = len(self.sequence.prompt_logprobs) - (self.first - 1)
-        scores = [score for part in self.parts for _, score in part.rows() if score is not None]
-        self.sequence.prompt_logprobs += scores[max(known, 0) :]
+        for _, score in self.tokens.rows()[max(known, 0) :]:
+            assert score is not None
+            self.sequence.prompt_logprobs.append(score)
 
 
 def score_chunks(decoder: Decoder, hidden: Tensor, batch: ScheduledBatch) -> list[PromptLogprobs]:
@@ -36,21 +37,24 @@ def score_chunks(decoder: Decoder, hidden: Tensor, batch: ScheduledBatch) -> lis
     scored: list[PromptLogprobs] = []
     at = len(batch.decodes)
     for chunk in batch.chunks:
-        if chunk.sequence.sampling.prompt_logprobs is not None:
-            scored.append(_score(decoder, hidden[at : at + chunk.length], chunk))
+        if chunk.sequence.sampling.prompt_logprobs is not None and (targets := _targets(chunk)):
+            tokens = _score(decoder, hidden[at : at + len(targets)], targets, chunk.sequence)
+            scored.append(PromptLogprobs(chunk.sequence, chunk.start + 1, tokens))
         at += chunk.length
     return scored
 
 
-def _score(decoder: Decoder, hidden: Tensor, chunk: Chunk) -> PromptLogprobs:
+def _targets(chunk: Chunk) -> list[int]:
     """Position i predicts token i + 1; what follows the prompt is not the prompt's."""
-    sequence, first = chunk.sequence, chunk.start + 1
-    following = sequence.token_ids[first : min(chunk.start + chunk.length + 1, sequence.num_prompt)]
-    targets = upload(following, torch.int64, hidden.device)
+    sequence, end = chunk.sequence, chunk.start + chunk.length + 1
+    return sequence.token_ids[chunk.start + 1 : min(end, sequence.num_prompt)]
+
+
+def _score(decoder: Decoder, hidden: Tensor, targets: list[int], sequence: Sequence) -> ScoredTokens:
+    """hidden [n, hidden] of the positions before the n targets, of which there are some."""
+    token_ids = upload(targets, torch.int64, hidden.device)
     count = sequence.sampling.prompt_logprobs or 0
-    parts = []
-    for start in range(0, len(following), _ROWS):
-        ids = targets[start : start + _ROWS]
-        logits = decoder.logits(hidden[start : start + len(ids)])
-        parts.append(Sampled(ids, *ops.log_probs(logits, ids, count)).start_reading())
-    return PromptLogprobs(sequence, first, parts)
+    rows = zip(hidden.split(_ROWS), token_ids.split(_ROWS), strict=True)
+    parts = [ops.log_probs(decoder.logits(part), ids, count) for part, ids in rows]
+    own, top_ids, top = (torch.cat(column) for column in zip(*parts, strict=True))
+    return ScoredTokens(token_ids, own, top_ids, top).start_reading()

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from mii.core import SamplingParams
-from mii.engine.sampled import Sampled
 from mii.engine.sampler_state import Biases, TokenCounts
 from mii.engine.sampling_table import Column, SamplingPlan, has_penalties
+from mii.engine.scored_tokens import ScoredTokens
 from mii_kernels import ops
 
 
@@ -41,7 +41,7 @@ class Sampler:
         """The sequence left `row`: its memory may serve another. Opening the row again does the same."""
         self._counts.close(row)
 
-    def __call__(self, logits: Tensor, packed: Tensor, plan: SamplingPlan) -> Sampled:
+    def __call__(self, logits: Tensor, packed: Tensor, plan: SamplingPlan) -> ScoredTokens:
         """logits [n, vocab] float32 or lower, not changed; packed [n, WIDTH] int32 on the same device and
         plan: both of one SamplingTable, rows and positions."""
         columns = packed.t().contiguous()  # [WIDTH, n]
@@ -90,7 +90,7 @@ def _sample(scores: Tensor, columns: Tensor, plan: SamplingPlan) -> Tensor:
     )
 
 
-def _with_logprobs(token_ids: Tensor, logits: Tensor, plan: SamplingPlan) -> Sampled:
+def _with_logprobs(token_ids: Tensor, logits: Tensor, plan: SamplingPlan) -> ScoredTokens:
     if plan.logprobs is None:
-        return Sampled(token_ids, None, None, None)
-    return Sampled(token_ids, *ops.log_probs(logits, token_ids, plan.logprobs))
+        return ScoredTokens(token_ids, None, None, None)
+    return ScoredTokens(token_ids, *ops.log_probs(logits, token_ids, plan.logprobs))

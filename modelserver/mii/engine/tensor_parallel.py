@@ -1,5 +1,5 @@
-"""The collectives of one model's ranks: gloo on CPUs; between GPUs sums of few bytes through each other's
-memory (peers.py), the rest by NCCL.
+"""The collectives of one model's ranks: gloo on CPUs; between GPUs most sums through each other's memory
+(peers.py), the rest by NCCL.
 
 The process groups belong to this object alone: torch's default group is not touched, so that several engines,
 and a user's own groups, can be in one process.

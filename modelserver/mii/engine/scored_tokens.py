@@ -9,20 +9,20 @@ from mii.engine.crossing import start_reading
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
-    """One token for each of n rows, and its k likeliest rivals."""
+class ScoredTokens:
+    """n tokens and, of each, the k likeliest in its place."""
 
     token_ids: Tensor  # [n] int64
-    logprobs: Tensor | None  # [n] float32; None, as the other two, if no row wants them
+    logprobs: Tensor | None  # [n] float32; None, as the other two, if nobody wants them
     top_ids: Tensor | None  # [n, k] int64, best first
     top_logprobs: Tensor | None  # [n, k] float32
 
-    def start_reading(self) -> "Sampled":
+    def start_reading(self) -> "ScoredTokens":
         """The same on the host, once the device is done (see crossing.py)."""
         parts = self.token_ids, self.logprobs, self.top_ids, self.top_logprobs
         token_ids, *scores = (None if part is None else start_reading(part) for part in parts)
         assert token_ids is not None
-        return Sampled(token_ids, *scores)
+        return ScoredTokens(token_ids, *scores)
 
     def rows(self) -> list[tuple[int, TokenLogprob | None]]:
         """Of tensors that have arrived on the host."""
