@@ -23,9 +23,8 @@ class RaggedBatch:
     query_lens: list[int]  # [seqs] tokens of each sequence in this batch
     context_lens_host: list[int]  # [seqs]
     num_decodes: int  # the first so many sequences have one token each
-    derived: dict[str, Any] = field(
-        default_factory=dict, compare=False
-    )  # what a backend works out once a step
+    # What a backend works out once a step, of these tensors too: a batch with others needs a dict of its own.
+    derived: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def num_tokens(self) -> int:

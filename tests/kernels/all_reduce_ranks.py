@@ -13,7 +13,7 @@ from torch import multiprocessing as mp
 from mii.engine.tensor_parallel import Communicator
 from mii.models.shard import Shard
 from mii_kernels import ops, reference
-from mii_kernels.cuda.all_reduce import PeerReducer
+from mii_kernels.cuda.all_reduce import TWO_SHOT_LIMIT, PeerReducer, way_for
 from mii_kernels.reference.all_reduce import all_reduce as truth
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -39,6 +39,7 @@ def run_rank(rank: int, ranks: int, rendezvous: Path) -> None:
     for dtype in DTYPES:
         check_sums(group.reducer, dtype, device)
         check_norms(group.reducer, dtype, device)
+    check_limit(group.reducer, device)
     check_graph(group.reducer, device)
     check_nccl(group, device)
     group.lowest(0)
@@ -59,6 +60,15 @@ def check_sums(reducer: PeerReducer, dtype: torch.dtype, device: torch.device) -
         for way in (reducer.one_shot, reducer.two_shot):
             summed = way(parts[reducer.rank].to(device, copy=True)).cpu()
             assert torch.equal(summed, truth(parts)), (way.__name__, count, dtype)
+
+
+def check_limit(reducer: PeerReducer, device: torch.device) -> None:
+    """The longest messages, with short ones between them."""
+    most = TWO_SHOT_LIMIT // torch.bfloat16.itemsize
+    for seed, count in enumerate((most, 64, most - 13, most)):
+        parts = summands(reducer, count, dtype=torch.bfloat16, seed=seed)
+        summed = reducer.two_shot(parts[reducer.rank].to(device, copy=True)).cpu()
+        assert torch.equal(summed, truth(parts)), count
 
 
 def check_norms(reducer: PeerReducer, dtype: torch.dtype, device: torch.device) -> None:
@@ -100,7 +110,8 @@ def check_graph(reducer: PeerReducer, device: torch.device) -> None:
 
 def check_nccl(group: Communicator, device: torch.device) -> None:
     """What is too large for peer memory, and what is gathered; in a graph, too."""
-    x = torch.ones(8 << 20, device=device)
+    x = torch.ones((TWO_SHOT_LIMIT >> 2) + 4, device=device)
+    assert way_for(x.nbytes, group.shard.size) == "library"
     part = torch.full((3, 5), float(group.shard.rank), device=device)
     width = 5 * group.shard.size - 2
     group.all_gather(part, width)

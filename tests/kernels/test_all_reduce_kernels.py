@@ -1,7 +1,7 @@
 """Sums over ranks by our kernels: right, the same bits on every rank, again and again, for whatever size.
 
-In the emulator a rank is a thread, which is a device of its own there. On GPUs it is a process: there
-benchmarks/all_reduce.py checks its own results.
+In the emulator a rank is a thread, which is a device of its own there. On GPUs it is a process: see
+test_all_reduce_gpus.py.
 """
 
 from collections.abc import Callable, Iterator
@@ -154,6 +154,7 @@ def test_a_rank_that_does_not_come_holds_nobody_once_it_is_given_up(in_ranks: In
 @pytest.mark.parametrize(
     ("nbytes", "ranks", "way"),
     [(2, 2, "one_shot"), (16384, 8, "one_shot"), (1 << 20, 2, "one_shot"), (1 << 20, 3, "two_shot"),
+     (256 << 10, 4, "one_shot"), ((256 << 10) + 16, 4, "two_shot"), (32 << 20, 3, "two_shot"),
      (1 << 20, 4, "two_shot"), (1 << 20, 8, "two_shot"), (32 << 20, 2, "two_shot"),
      ((32 << 20) + 16, 2, "library"), (32 << 20, 4, "two_shot"), (8 << 20, 8, "library"),
      (64 << 20, 2, "library"), (0, 2, "library"), (64, 16, "library")],

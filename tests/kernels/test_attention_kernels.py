@@ -55,7 +55,8 @@ def expected(it: Paged, query: Tensor, scale: float, window: int | None) -> Tens
 def on_device(it: Paged, kernels: Kernels, dtype: torch.dtype) -> Paged:
     """The same, with NaN wherever a kernel has no business: past a context, in other blocks."""
     tensors = ("positions", "slot_mapping", "cu_seqlens", "context_lens", "block_tables")
-    batch = replace(it.batch, **{name: getattr(it.batch, name).to(kernels.device) for name in tensors})
+    moved = {name: getattr(it.batch, name).to(kernels.device) for name in tensors}
+    batch = replace(it.batch, **moved, derived={})
     written = torch.zeros(it.k_cache.shape[0], BLOCK_SIZE, dtype=torch.bool)
     for table, context in zip(it.tables, batch.context_lens_host, strict=True):
         for place in range(context):

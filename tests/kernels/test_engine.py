@@ -103,7 +103,7 @@ def test_16_bits_are_as_near_to_float32_as_those_of_transformers(
     monkeypatch.setattr(attention, "reference", None)  # nothing may fall back to it
     options: dict[str, Any] = {"dtype": dtype, "prepack_weights": False, "token_budget": 128}
     engine = Engine(EngineConfig(model=str(model), device=kernels.device.type, kv_blocks=32, **options))
-    scored = [scores(engine, length) for length in (70, 2, 9, 130)]
+    scored = [scores(engine, length) for length in (70, 1, 2, 9, 130)]
     exact, rounded = (
         AutoModelForCausalLM.from_pretrained(model, dtype=it).eval()
         for it in (torch.float32, getattr(torch, dtype))

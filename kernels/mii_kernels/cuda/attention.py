@@ -136,7 +136,7 @@ def _prefill(
 
 def _chunks(batch: RaggedBatch, head_dim: int) -> tuple[Tensor, Tensor, Tensor, int, int]:
     """Of the prompt chunks: block tables, context lengths, where their tokens start; how many there are, and
-    how many tiles."""
+    how many tiles. The same for all layers, whose heads are of one width."""
     if "chunks" not in batch.derived:
         first = batch.num_decodes
         batch.derived["chunks"] = (
