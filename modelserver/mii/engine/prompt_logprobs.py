@@ -37,8 +37,9 @@ def score_chunks(decoder: Decoder, hidden: Tensor, batch: ScheduledBatch) -> lis
     scored: list[PromptLogprobs] = []
     at = len(batch.decodes)
     for chunk in batch.chunks:
-        if chunk.sequence.sampling.prompt_logprobs is not None and (targets := _targets(chunk)):
-            tokens = _score(decoder, hidden[at : at + len(targets)], targets, chunk.sequence)
+        count = chunk.sequence.sampling.prompt_logprobs
+        if count is not None and (targets := _targets(chunk)):
+            tokens = _score(decoder, hidden[at : at + len(targets)], targets, count)
             scored.append(PromptLogprobs(chunk.sequence, chunk.start + 1, tokens))
         at += chunk.length
     return scored
@@ -50,10 +51,10 @@ def _targets(chunk: Chunk) -> list[int]:
     return sequence.token_ids[chunk.start + 1 : min(end, sequence.num_prompt)]
 
 
-def _score(decoder: Decoder, hidden: Tensor, targets: list[int], sequence: Sequence) -> ScoredTokens:
-    """hidden [n, hidden] of the positions before the n targets, of which there are some."""
+def _score(decoder: Decoder, hidden: Tensor, targets: list[int], count: int) -> ScoredTokens:
+    """hidden [n, hidden] of the positions before the n targets, of which there are some; with the `count`
+    likeliest tokens of each."""
     token_ids = upload(targets, torch.int64, hidden.device)
-    count = sequence.sampling.prompt_logprobs or 0
     rows = zip(hidden.split(_ROWS), token_ids.split(_ROWS), strict=True)
     parts = [ops.log_probs(decoder.logits(part), ids, count) for part, ids in rows]
     own, top_ids, top = (torch.cat(column) for column in zip(*parts, strict=True))
